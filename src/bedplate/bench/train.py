@@ -1,0 +1,87 @@
+"""`bedplate bench train`: one optimizer step of GPT-2, ours against transformers' model in a plain loop."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from bedplate.bench.measure import Row, peak_memory, take_turns
+from bedplate.errors import require
+from bedplate.models.gpt2 import GPT2, HF, SIZES
+from bedplate.objectives.next_token import NextToken
+from bedplate.train.loop import Settings, accumulate
+from bedplate.train.optimizer import AdamW
+from bedplate.train.precision import autocast
+
+Step = Callable[[], float]
+
+
+def run(*, size: str = "gpt2", batch: int = 4, length: int = 256, repeats: int = 3) -> list[Row]:
+    """Tokens per second and peak memory of a training step, in both precisions."""
+    ids = torch.randint(50257, (batch, length + 1), generator=torch.Generator().manual_seed(0))
+    rows = []
+    for precision in ("fp32", "bf16"):
+        ours, ours_memory = _measured_memory(lambda p=precision: ours_step(size, ids, p))
+        peer, peer_memory = _measured_memory(lambda p=precision: peer_step(size, ids, p))
+        seconds = take_turns(ours, peer, repeats=repeats)
+        speed = [batch * length / s for s in seconds]
+        name = f"train {size} {precision} {batch}x{length}"
+        rows.append(Row(name=name, ours=speed[0], peer=speed[1], unit="tokens/s", higher_is_better=True))
+        memory = {"ours": ours_memory, "peer": peer_memory}
+        rows.append(Row(name=f"{name}, peak memory", **memory, unit="GB", higher_is_better=False))
+    return rows
+
+
+def ours_step(size: str, ids: Tensor, precision: str) -> Step:
+    """One step as the training loop makes it; returns the loss."""
+    torch.manual_seed(0)
+    model = GPT2(replace(SIZES[size], dropout=0.0)).train()
+    settings = Settings(steps=1, micro_batch_size=len(ids), precision=precision)
+    optimizer = AdamW().build(model)
+    batch = {"ids": ids[:, :-1], "targets": ids[:, 1:]}
+
+    def step() -> float:
+        sums = accumulate(model, NextToken(), batch, None, 0, settings)
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(sums["count"])
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return sums["loss"] / sums["count"]
+
+    return step
+
+
+def peer_step(size: str, ids: Tensor, precision: str) -> Step:
+    """The loop that transformers' documentation shows, with clipping; returns the loss."""
+    transformers = require("transformers", extra="dev")
+    torch.manual_seed(0)
+    values = HF.config_to(replace(SIZES[size], dropout=0.0))
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**values)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, weight_decay=0.1)
+
+    def step() -> float:
+        with autocast(precision, ids.device):
+            loss = model(input_ids=ids[:, :-1], labels=ids[:, :-1], shift_labels=ids[:, 1:].contiguous()).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def _measured_memory(make: Callable[[], Step]) -> tuple[Step, float]:
+    """A step function, and the memory that making it and its first two calls took."""
+    made: list[Step] = []
+
+    def work() -> None:
+        made.append(make())
+        made[0]()
+        made[0]()
+
+    memory = peak_memory(work)
+    return made[0], memory

@@ -1,0 +1,84 @@
+"""Files that are whole or absent: JSON with clear errors, hashes, and folders that appear all at once."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bedplate.errors import UserError
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; a UserError names the file and the place where it is broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist", fix="check the path, or copy the file again") from error
+    except json.JSONDecodeError as error:
+        cause = f"{path} is not valid JSON (line {error.lineno}: {error.msg})"
+        raise UserError(cause, fix="restore the file from its source") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text", fix="restore the file from its source") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write atomically: readers see the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        _sync(file.fileno())
+    temporary.replace(path)
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `path`; on success it is synced to disk and takes `path`'s place in one rename.
+
+    Whatever goes wrong inside, including a kill, leaves what was at `path` untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            _sync_path(file)
+        _sync_path(temporary)
+        temporary.chmod(0o755)
+        replaced = temporary.with_suffix(".old.tmp")
+        if path.exists():
+            path.replace(replaced)
+        temporary.replace(path)
+        _sync_path(path.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary folders that killed processes left in `folder`."""
+    for path in folder.glob(".*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    os.fsync(descriptor)

@@ -1,0 +1,35 @@
+"""The position-wise feed-forward network (Vaswani et al. 2017, section 3.3) and the activations it takes."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Activation = Callable[[Tensor], Tensor]
+
+# Hendrycks and Gimpel 2016 (arXiv 1606.08415): the tanh form and the exact one differ by up to 5e-4.
+gelu_tanh: Activation = partial(F.gelu, approximate="tanh")
+
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu_tanh": gelu_tanh,
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+class MLP(nn.Module):
+    """down(activation(up(x)))."""
+
+    def __init__(self, dim: int, mlp_dim: int, *, activation: Activation, bias: bool = True) -> None:
+        super().__init__()
+        self.activation = activation
+        self.up = nn.Linear(dim, mlp_dim, bias=bias)
+        self.down = nn.Linear(mlp_dim, dim, bias=bias)
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        return self.down(self.activation(self.up(x)))

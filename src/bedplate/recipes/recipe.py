@@ -1,0 +1,147 @@
+"""The settings of a run: one frozen dataclass, every leaf of which is a key on the command line."""
+
+import ast
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import bedplate.recipes as recipes
+from bedplate.errors import UserError, nearest
+from bedplate.objectives.next_token import NextToken
+from bedplate.objectives.objective import Objective
+from bedplate.train.optimizer import AdamW
+from bedplate.train.precision import PRECISIONS
+from bedplate.train.schedule import WarmupCosine
+
+# Given by the paper; a model with other values is another paper's.
+FIXED = ("model.norm_eps", "model.scale_by_head_dim", "model.scale_by_layer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """Which text, cut how. The vocabulary and the window come from the model: vocab_size and context_length."""
+
+    corpus: str = "pydocs"  # pydocs, stdlib, or a path: needs no download
+    tokenizer: str = ""  # folder of a published vocabulary; empty: trained on the corpus
+    isolate: bool = True  # packed documents do not see each other: measured better at equal steps, see docs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides a run."""
+
+    name: str
+    model: Any  # the Config of a model file
+    data: Text = field(default_factory=Text)
+    objective: Objective = field(default_factory=NextToken)
+    optimizer: AdamW = field(default_factory=AdamW)
+    schedule: WarmupCosine = field(default_factory=WarmupCosine)
+    steps: int = 1000
+    batch_size: int = 32  # windows per update, over all ranks and micro-batches
+    micro_batch_size: int = 32  # windows in memory at a time
+    precision: str = "fp32"
+    seed: int = 0
+    evaluate_every: int = 100
+    checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "batch_size", "micro_batch_size", "evaluate_every", "checkpoint_every"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key}={getattr(self, key)} makes no run", fix="give a number from 1 up")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"precision={self.precision!r} is unknown", fix=nearest(self.precision, PRECISIONS))
+
+
+def list_recipes() -> dict[str, str]:
+    """Every recipe as `module.function`, with the first line of its docstring."""
+    found = {}
+    for module in pkgutil.iter_modules(recipes.__path__):
+        if module.name not in ("recipe", "run"):
+            functions = vars(importlib.import_module(f"bedplate.recipes.{module.name}"))
+            for name, value in functions.items():
+                if callable(value) and getattr(value, "__annotations__", {}).get("return") is Recipe:
+                    found[f"{module.name}.{name}"] = (value.__doc__ or "").partition("\n")[0]
+    return found
+
+
+def find_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of this name with these keys changed; unknown names and keys suggest the nearest known one."""
+    known = list_recipes()
+    if name not in known:
+        raise UserError(f"there is no recipe {name!r}", fix=nearest(name, known))
+    module, function = name.split(".")
+    recipe = getattr(importlib.import_module(f"bedplate.recipes.{module}"), function)()
+    return with_settings(recipe, overrides or {})
+
+
+def parse_overrides(words: list[str]) -> dict[str, str]:
+    """`key=value` words of the command line as a dictionary."""
+    for word in words:
+        if "=" not in word:
+            raise UserError(f"{word!r} is not a setting", fix="write key=value, for instance steps=200")
+    return dict(word.split("=", 1) for word in words)
+
+
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """Every open key of a recipe with its value, in order: `steps`, `optimizer.lr` and so on."""
+    flat: dict[str, Any] = {}
+    for part in dataclasses.fields(recipe):
+        value = getattr(recipe, part.name)
+        if dataclasses.is_dataclass(value):
+            flat |= {f"{part.name}.{leaf.name}": getattr(value, leaf.name) for leaf in dataclasses.fields(value)}
+        elif part.name != "name":
+            flat[part.name] = value
+    return {key: value for key, value in flat.items() if key not in FIXED}
+
+
+def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe with keys changed; values may be text, as from a command line, or what `settings_of` gave."""
+    known = settings_of(recipe)
+    changes: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key in FIXED:
+            raise UserError(f"{key} is fixed by the paper", fix="write a recipe of your own to change it")
+        if key not in known:
+            raise UserError(f"the recipe {recipe.name} has no key {key!r}", fix=nearest(key, known))
+        outer, _, inner = key.rpartition(".")
+        owner = getattr(recipe, outer) if outer else recipe
+        kind = next(part.type for part in dataclasses.fields(owner) if part.name == inner)
+        parsed = _parse(key, value, kind)
+        changes.setdefault(outer, {})[inner] = parsed
+    own = changes.pop("", {})
+    return replace(recipe, **own, **{outer: replace(getattr(recipe, outer), **inner) for outer, inner in changes.items()})
+
+
+def _parse(key: str, value: Any, kind: Any) -> Any:
+    """A value of the type that the field declares, from text or from JSON."""
+    if isinstance(value, str) and kind is not str:
+        try:
+            value = ast.literal_eval(value.capitalize() if value in ("true", "false", "none") else value)
+        except (ValueError, SyntaxError):
+            raise _wrong(key, value, kind) from None
+    if get_origin(kind) is tuple:
+        fits = isinstance(value, (tuple, list)) and len(value) == len(get_args(kind))
+        value = tuple(_parse(key, part, want) for part, want in zip(value, get_args(kind), strict=True)) if fits else None
+    elif kind is float and type(value) is int:
+        value, fits = float(value), True
+    else:
+        fits = isinstance(value, kind) and (not isinstance(value, bool) or kind is bool)
+    if not fits:
+        raise _wrong(key, value, kind)
+    return value
+
+
+def _wrong(key: str, value: Any, kind: Any) -> UserError:
+    examples = {int: "200", float: "1e-3", bool: "true or false", str: "text"}
+    return UserError(f"{key}={value} has the wrong type", fix=f"give {examples.get(kind, str(kind))}")
+
+
+def folder_of(recipe: Recipe) -> Path:
+    """Where a run goes unless told otherwise: `runs/gpt2.pydocs`, or `runs/gpt2.pydocs-2` when that is taken."""
+    base = Path("runs") / recipe.name
+    taken = (Path(f"{base}-{number}") for number in range(2, 10**6))
+    return base if not base.exists() else next(path for path in taken if not path.exists())

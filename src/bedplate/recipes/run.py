@@ -1,0 +1,135 @@
+"""From a recipe to a run: its tokenizer, data and model are made, trained in a run folder, and opened again."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bedplate.data.shards import TokenShards, cached
+from bedplate.data.source import TokenWindows, sequential_windows
+from bedplate.data.text import Corpus, open_corpus
+from bedplate.data.tokenize.byte_bpe import ByteBPE
+from bedplate.errors import UserError
+from bedplate.evaluate.language import likelihood
+from bedplate.files import write_json
+from bedplate.models import build
+from bedplate.recipes.recipe import Recipe, find_recipe, settings_of
+from bedplate.train.checkpoint import load_weights, newest_checkpoint
+from bedplate.train.loop import Outcome, Settings, train
+from bedplate.train.run import read_run, start_run
+
+PROBE_TOKENS = 16_384  # held-out tokens measured while training; the whole held-out text is measured at the end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What a recipe stands for once its text is read."""
+
+    corpus: Corpus
+    tokenizer: ByteBPE
+    source: TokenWindows
+    held_out: TokenShards
+
+    def held_out_windows(self) -> Iterator[dict[str, Tensor]]:
+        """The held-out text, cut like the training text."""
+        windows = self.source
+        return sequential_windows(self.held_out, length=windows.length, batch_size=8, isolate=windows.isolate)
+
+
+def prepare(recipe: Recipe, *, tokenizer: ByteBPE | None = None) -> Prepared:
+    """Read the text, train or read the tokenizer, and cut windows."""
+    corpus = open_corpus(recipe.data.corpus)
+    if tokenizer is None:
+        tokenizer = _tokenizer_for(recipe, corpus)
+    train_shards, held_out = cached(corpus, tokenizer)
+    length = recipe.model.context_length
+    source = TokenWindows(
+        train_shards, length=length, batch_size=recipe.batch_size, seed=recipe.seed, isolate=recipe.data.isolate
+    )
+    return Prepared(corpus=corpus, tokenizer=tokenizer, source=source, held_out=held_out)
+
+
+def start(recipe: Recipe, folder: Path, *, watch: Callable[[dict[str, Any]], None]) -> Outcome:
+    """Train a recipe in a new run folder."""
+    prepared = prepare(recipe)
+    shards = prepared.source.shards
+    data = {
+        "corpus": prepared.corpus.receipt(),
+        "tokenizer_sha256": prepared.tokenizer.digest,
+        "train_tokens": shards.num_tokens,
+        "held_out_tokens": prepared.held_out.num_tokens,
+        "shards": {name: entry["sha256"] for name, entry in shards.manifest["files"].items()},
+    }
+    start_run(folder, {"recipe": recipe.name, "settings": settings_of(recipe), "data": data})
+    prepared.tokenizer.save(folder / "tokenizer")
+    return _train(recipe, prepared, folder, watch=watch, resume=False)
+
+
+def resume(folder: Path, *, watch: Callable[[dict[str, Any]], None]) -> Outcome:
+    """Go on with a run from its newest good checkpoint, or from its start when it has none yet."""
+    record = read_run(folder)
+    recipe = find_recipe(record["recipe"], record["settings"])
+    prepared = prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
+    before, now = record["data"]["corpus"]["sha256"], prepared.corpus.receipt()["sha256"]
+    if before != now:
+        cause = f"the text {recipe.data.corpus!r} has changed since {folder} began"
+        raise UserError(cause, fix="restore the text (or the Python version of a built-in one), or start a new run")
+    begun = any((folder / "checkpoints").glob("step-*"))
+    return _train(recipe, prepared, folder, watch=watch, resume=begun)
+
+
+def load_run(folder: Path) -> tuple[nn.Module, ByteBPE]:
+    """The model at a run's newest good checkpoint, and its tokenizer."""
+    record = read_run(folder)
+    checkpoint = newest_checkpoint(folder)
+    recipe = find_recipe(record["recipe"], record["settings"])
+    model = build(recipe.model)
+    load_weights(checkpoint, model)
+    return model.eval(), ByteBPE.from_folder(folder / "tokenizer")
+
+
+def _train(
+    recipe: Recipe, prepared: Prepared, folder: Path, *, watch: Callable[[dict[str, Any]], None], resume: bool
+) -> Outcome:
+    torch.manual_seed(recipe.seed)
+    model = build(recipe.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    settings = Settings(
+        steps=recipe.steps,
+        micro_batch_size=recipe.micro_batch_size,
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+        precision=recipe.precision,
+        seed=recipe.seed,
+        evaluate_every=recipe.evaluate_every,
+        checkpoint_every=recipe.checkpoint_every,
+    )
+    probe = -(-PROBE_TOKENS // (8 * prepared.source.length))
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        measured = likelihood(model, islice(prepared.held_out_windows(), probe))
+        return {"held_out_bits_per_byte": measured.bits_per_byte}
+
+    outcome = train(
+        model, prepared.source, recipe.objective,
+        settings=settings, folder=folder, evaluate=evaluate, watch=watch, resume=resume,
+    )  # fmt: skip
+    if not outcome.interrupted:
+        whole = likelihood(model, prepared.held_out_windows())
+        result = {"bits_per_byte": whole.bits_per_byte, "perplexity_per_token": whole.perplexity_per_token}
+        write_json(folder / "result.json", {"step": outcome.step, **result, "tokens": whole.tokens, "bytes": whole.bytes})
+    return outcome
+
+
+def _tokenizer_for(recipe: Recipe, corpus: Corpus) -> ByteBPE:
+    size = recipe.model.vocab_size
+    if not recipe.data.tokenizer:
+        return ByteBPE.train((document.text for document in corpus.train), vocab_size=size)
+    tokenizer = ByteBPE.from_folder(recipe.data.tokenizer)
+    if tokenizer.vocab_size > size:
+        cause = f"the vocabulary in {recipe.data.tokenizer} has {tokenizer.vocab_size} tokens, the model {size}"
+        raise UserError(cause, fix=f"set model.vocab_size={tokenizer.vocab_size}")
+    return tokenizer

@@ -1,0 +1,233 @@
+"""The numeric contracts: equalities that hold for every right implementation, measured on a given model.
+
+Each contract returns the pairs of tensors that must agree and the bound. Arithmetic contracts run in float64, where a
+mistake is far larger than rounding; contracts about files and resuming ask for equal bits.
+"""
+
+import copy
+import importlib.util
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bedplate.models import build, from_pretrained, save_pretrained
+from bedplate.objectives.next_token import NextToken
+from bedplate.train.checkpoint import TRAINING, list_checkpoints
+from bedplate.train.loop import Settings, accumulate, train
+from bedplate.train.optimizer import AdamW
+from bedplate.verify.trace import Pairs, largest_error, recording
+
+ROUNDING = 1e-10  # float64, relative to the largest value: some 10^5 units in the last place
+EQUAL_BITS = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table."""
+
+    contract: str
+    error: float | None
+    bound: float | None
+    verdict: str  # pass, fail, not applicable
+    detail: str = ""  # the first tensor that differs, or why the contract does not apply
+
+
+class NotApplicable(Exception):
+    """The contract cannot be tried here; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """A name, a bound, and a function that computes what must agree."""
+
+    name: str
+    bound: float
+    pairs: Callable[[nn.Module], Pairs]
+
+
+def verify(model: nn.Module, *, watch: Callable[[Row], None] = lambda row: None) -> list[Row]:
+    """Measure every contract on a causal language model, which is left as it was."""
+    rows = []
+    for contract in CONTRACTS:
+        rows.append(check(contract, model))
+        watch(rows[-1])
+    return rows
+
+
+def check(contract: Contract, model: nn.Module) -> Row:
+    """Measure one contract."""
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            error, first = largest_error(contract.pairs(model), contract.bound)
+    except NotApplicable as reason:
+        return Row(contract=contract.name, error=None, bound=None, verdict="not applicable", detail=str(reason))
+    verdict = "fail" if error > contract.bound else "pass"
+    detail = f"first difference: {first}" if first else ""
+    return Row(contract=contract.name, error=error, bound=contract.bound, verdict=verdict, detail=detail)
+
+
+def cached_equals_uncached(model: nn.Module) -> Pairs:
+    """One forward pass over a sequence = a prefill, a chunk and single tokens through the cache."""
+    model = _double(model)
+    ids = _random_ids(model, (2, min(24, _context(model))))
+    half = ids.shape[1] // 2
+    with torch.no_grad(), recording(model) as whole:
+        model(ids)
+    state = model.new_state(2, capacity=ids.shape[1])
+    with torch.no_grad(), recording(model) as cached:
+        for part in (ids[:, :half], ids[:, half : half + 3], *ids[:, half + 3 :].split(1, dim=1)):
+            model(part, state=state)
+    expected = whole.joined()
+    return [(name, actual, expected[name]) for name, actual in cached.joined().items()]
+
+
+def batched_equals_single(model: nn.Module) -> Pairs:
+    """Sequences of different lengths decoded together = each alone."""
+    model = _double(model)
+    new = 3
+    lengths = torch.tensor([min(length, _context(model) - new) for length in (2, 11, 7)])
+    ids = _random_ids(model, (3, int(lengths.max()) + new))
+    state = model.new_state(3, capacity=ids.shape[1])
+    with torch.no_grad():
+        model(ids[:, : int(lengths.max())], state=state)
+        for layer in state:
+            layer.truncate(lengths)
+        with recording(model) as batched:
+            for step in range(new):
+                model(ids.gather(1, lengths[:, None] + step), state=state)
+    pairs: Pairs = []
+    for row, length in enumerate(lengths.tolist()):
+        with torch.no_grad(), recording(model) as single:
+            model(ids[row : row + 1, : length + new])
+        alone = single.joined()
+        together = {name: value[row : row + 1] for name, value in batched.joined().items()}
+        pairs += [(f"{name} of sequence {row}", value, alone[name][:, length:]) for name, value in together.items()]
+    return pairs
+
+
+def packed_equals_unpacked(model: nn.Module) -> Pairs:
+    """Documents packed into one row = each in a row of its own, outputs and gradients."""
+    model = _double(model)
+    lengths = [max(1, min(length, _context(model) // 3)) for length in (9, 1, 5)]
+    ids = _random_ids(model, (1, sum(lengths)))
+    documents = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None]
+    with torch.no_grad(), recording(model) as packed:
+        model(ids, documents=documents)
+    pairs: Pairs = []
+    for index, part in enumerate(ids.split(lengths, dim=1)):
+        with torch.no_grad(), recording(model) as alone:
+            model(part)
+        start = sum(lengths[:index])
+        row = {name: value[:, start : start + lengths[index]] for name, value in packed.joined().items()}
+        pairs += [(f"{name} of document {index}", row[name], value) for name, value in alone.joined().items()]
+    return pairs
+
+
+def accumulated_equals_whole(model: nn.Module) -> Pairs:
+    """Gradients of a batch computed row by row = at once, also when rows count different numbers of tokens."""
+    model = _double(model)
+    batch = _random_batch(model, rows=4)
+    batch["targets"][1, 2:] = -100
+    gradients = [_gradients(model, batch, micro_batch_size=size) for size in (1, 4)]
+    return [(f"gradient of {name}", gradients[0][name], value) for name, value in gradients[1].items()]
+
+
+def loaded_equals_saved(model: nn.Module) -> Pairs:
+    """A folder written and read again holds the same bits."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, Path(folder))
+        dtype = next(model.parameters()).dtype
+        loaded = from_pretrained(Path(folder), dtype=dtype).state_dict()
+        return [(name, loaded[name].double(), value.double()) for name, value in model.state_dict().items()]
+
+
+def equals_reference(model: nn.Module) -> Pairs:
+    """Logits and input gradients of the exported folder in transformers = ours."""
+    if importlib.util.find_spec("transformers") is None:
+        raise NotApplicable("transformers is not installed")
+    from transformers import AutoModelForCausalLM
+
+    model = _double(model)
+    ids = _random_ids(model, (2, min(24, _context(model))))
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, Path(folder), end_id=0)
+        reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+    ours, theirs = model(ids), reference(ids).logits
+    (ours.logsumexp(-1).sum()).backward()
+    (theirs.logsumexp(-1).sum()).backward()
+    gradient = model.token_embedding.weight.grad
+    return [("logits", ours, theirs), ("embedding gradient", gradient, reference.get_input_embeddings().weight.grad)]
+
+
+def resumed_equals_uninterrupted(model: nn.Module) -> Pairs:
+    """Training stopped and resumed from its checkpoint = never stopped: weights and optimizer, bit for bit."""
+    settings = Settings(steps=4, micro_batch_size=2, optimizer=AdamW(lr=1e-3), checkpoint_every=2)
+    source = _FixedBatch(_random_batch(model, rows=2))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        straight = copy.deepcopy(model).float()
+        train(straight, source, NextToken(), settings=settings, folder=folder)
+        last = list_checkpoints(folder)[-1]
+        expected = _read(last / TRAINING)
+        last.rename(folder / "kept")
+        resumed = build(model.config)
+        train(resumed, source, NextToken(), settings=settings, folder=folder, resume=True)
+        actual = _read(list_checkpoints(folder)[-1] / TRAINING)
+    weights = resumed.state_dict()
+    pairs: Pairs = [(name, weights[name], value) for name, value in straight.state_dict().items()]
+    return pairs + [(f"optimizer {name}", actual[name], value) for name, value in expected.items()]
+
+
+CONTRACTS = (
+    Contract(name="cached = uncached", bound=ROUNDING, pairs=cached_equals_uncached),
+    Contract(name="batched = single", bound=ROUNDING, pairs=batched_equals_single),
+    Contract(name="packed = unpacked", bound=ROUNDING, pairs=packed_equals_unpacked),
+    Contract(name="accumulated = whole batch", bound=ROUNDING, pairs=accumulated_equals_whole),
+    Contract(name="loaded = saved", bound=EQUAL_BITS, pairs=loaded_equals_saved),
+    Contract(name="resumed = uninterrupted", bound=EQUAL_BITS, pairs=resumed_equals_uninterrupted),
+    Contract(name="reference", bound=ROUNDING, pairs=equals_reference),
+)
+
+
+@dataclass(frozen=True)
+class _FixedBatch:
+    fixed: dict[str, Tensor]
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """The same rows in an order that depends on the step, so that the position in the data matters."""
+        return {name: value.roll(step, dims=1) for name, value in self.fixed.items()}
+
+
+def _double(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).double().eval()
+
+
+def _context(model: Any) -> int:
+    return model.config.context_length
+
+
+def _random_ids(model: Any, shape: tuple[int, int]) -> Tensor:
+    return torch.randint(model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+
+
+def _random_batch(model: nn.Module, *, rows: int) -> dict[str, Tensor]:
+    ids = _random_ids(model, (rows, min(16, _context(model)) + 1))
+    return {"ids": ids[:, :-1], "targets": ids[:, 1:].clone()}
+
+
+def _gradients(model: nn.Module, batch: dict[str, Tensor], *, micro_batch_size: int) -> dict[str, Tensor]:
+    model.zero_grad()
+    sums = accumulate(model, NextToken(), batch, None, 0, Settings(steps=1, micro_batch_size=micro_batch_size))
+    return {name: p.grad.clone() / sums["count"] for name, p in model.named_parameters() if p.grad is not None}
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)

@@ -1,0 +1,177 @@
+"""A checkpoint table: one declaration that reads and writes a published layout, strict in both directions."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bedplate.errors import UserError, nearest
+from bedplate.files import read_json, write_json
+from bedplate.weights.files import FLOATING, Entry, list_tensors, read_pickle, read_tensors, write_tensors
+from bedplate.weights.rules import Drop, Rule, expand
+
+# Keys of config.json that describe the file, the tokenizer or a run, and change nothing in what a model computes.
+DESCRIPTIVE = (
+    "model_type", "architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path", "use_cache",
+    "bos_token_id", "eos_token_id", "pad_token_id", "output_attentions", "output_hidden_states", "output_past",
+    "return_dict", "gradient_checkpointing", "id2label", "label2id", "problem_type", "chunk_size_feed_forward",
+    "is_encoder_decoder", "finetuning_task",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A key of config.json and our name for it; `values` translates where the words differ, first spelling is written."""
+
+    theirs: str
+    ours: str
+    values: Mapping[str, str] | None = None
+
+    def load(self, value: Any) -> Any:
+        """Their value as ours."""
+        if self.values is None:
+            return value
+        if value not in self.values:
+            raise UserError(f"config.json: {self.theirs} {value!r} is not supported", fix=nearest(str(value), self.values))
+        return self.values[value]
+
+    def save(self, value: Any) -> Any:
+        """Our value as theirs."""
+        return value if self.values is None else next(key for key, ours in self.values.items() if ours == value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """How folders of one Hugging Face `model_type` map to one of our models."""
+
+    model_type: str
+    architecture: str
+    model: type[nn.Module]
+    config: type
+    settings: tuple[Setting, ...]
+    weights: tuple[Rule, ...]
+    prefix: str = ""  # optional in files, always written
+    require: Mapping[str, Any] = field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
+    tied: Mapping[str, str] = field(default_factory=dict)  # may be in a file as a copy of the second name
+
+    def load(self, folder: Path, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False) -> nn.Module:
+        """The model in a folder, in evaluation mode. Every mismatch of name, shape or type is a UserError."""
+        config = self.config_from(read_json(folder / "config.json"), source=folder / "config.json")
+        with torch.device("meta"):
+            model = self.model(config)
+        expected = self.to_theirs(dict(model.state_dict()))
+        if allow_pickle and (folder / "pytorch_model.bin").exists():
+            theirs = read_pickle(folder, dtype=dtype)
+            found = {name: Entry(folder, tuple(tensor.shape), "F32") for name, tensor in theirs.items()}
+            names = self._check(found, expected, folder)
+            theirs = {names[name]: tensor for name, tensor in theirs.items() if name in names}
+        else:
+            found = list_tensors(folder)
+            names = self._check(found, expected, folder)
+            wanted = {name: entry for name, entry in found.items() if name in names}
+            theirs = {names[name]: tensor for name, tensor in read_tensors(wanted, dtype=dtype).items()}
+        self._untie(theirs, expected, folder)
+        model.load_state_dict(self.to_ours(theirs), assign=True)
+        return model.eval().requires_grad_(True)
+
+    def save(self, model: nn.Module, folder: Path, *, extra: Mapping[str, Any] | None = None) -> None:
+        """Write config.json (with the `extra` keys) and safetensors that the reference library opens."""
+        tensors = self.to_theirs({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
+        dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+        write_tensors(tensors, folder)
+        write_json(folder / "config.json", self.config_to(model.config) | {"dtype": dtype} | dict(extra or {}))
+
+    def to_ours(self, theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Apply every rule's `load`."""
+        rest = dict(theirs)
+        return {name: tensor for rule in self.weights for name, tensor in rule.load(rest).items()}
+
+    def to_theirs(self, ours: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Apply every rule's `save`; a tensor of ours that no rule covers is a mistake in the table."""
+        rest = dict(ours)
+        theirs = {name: tensor for rule in self.weights for name, tensor in rule.save(rest).items()}
+        if rest:
+            raise ValueError(f"no rule of the {self.model_type} table covers {sorted(rest)}")
+        return theirs
+
+    def config_from(self, values: Mapping[str, Any], *, source: Path | str = "config.json") -> Any:
+        """Our configuration from the content of config.json; unknown keys and unsupported switches are errors."""
+        ours: dict[str, Any] = {}
+        known = {setting.theirs: setting for setting in self.settings}
+        for key, value in values.items():
+            if key in known:
+                setting = known[key]
+                loaded = _typed(self.config, setting, value, source)
+                if ours.setdefault(setting.ours, loaded) != loaded:
+                    cause = f"{source}: {key} is {value!r}, another key for the same setting says {ours[setting.ours]!r}"
+                    raise UserError(cause, fix="only models where these are equal are supported")
+            elif key in self.require:
+                if value != self.require[key]:
+                    raise UserError(f"{source}: {key}={value!r} is not supported", fix=f"only {self.require[key]!r} is")
+            elif not any(fnmatchcase(key, pattern) for pattern in (*DESCRIPTIVE, *self.ignore)):
+                raise UserError(f"{source}: unknown key {key!r}", fix=nearest(key, [*known, *self.require]))
+        return self.config(**ours)
+
+    def config_to(self, config: Any) -> dict[str, Any]:
+        """The content of config.json for our configuration."""
+        head = {"model_type": self.model_type, "architectures": [self.architecture]}
+        settings = {setting.theirs: setting.save(getattr(config, setting.ours)) for setting in self.settings}
+        return head | settings | dict(self.require)
+
+    def _check(self, found: Mapping[str, Entry], expected: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
+        """Compare a file's tensors with the model's; returns file name -> full name of those to read."""
+        names = {}
+        dropped = {name: torch.empty(0) for name in map(self._full_name, found)}
+        for rule in self.weights:
+            if isinstance(rule, Drop):
+                rule.load(dropped)
+        for name, entry in found.items():
+            full = self._full_name(name)
+            if full in dropped:
+                target = expected.get(full, expected.get(self.tied.get(full, "")))
+                _check_entry(name, entry, target, folder, expected)
+                names[name] = full
+        if missing := sorted(set(expected) - set(names.values())):
+            cause = f"{folder}: {len(missing)} tensor(s) missing, the first is {missing[0]!r}"
+            raise UserError(cause, fix="the file does not belong to this config.json, or was cut; copy both again")
+        return names
+
+    def _full_name(self, name: str) -> str:
+        outside = {part for rule in self.weights for part in expand(rule.theirs) if not part.startswith(self.prefix)}
+        return name if name.startswith(self.prefix) or name in outside else self.prefix + name
+
+    def _untie(self, theirs: dict[str, Tensor], expected: Mapping[str, Tensor], folder: Path) -> None:
+        for copy, original in self.tied.items():
+            if copy in theirs and copy not in expected:
+                if not torch.equal(theirs.pop(copy), theirs[original]):
+                    cause = f"{folder}: {copy} differs from {original}, but config.json ties them"
+                    raise UserError(cause, fix='set "tie_word_embeddings": false in config.json')
+
+
+def _check_entry(
+    name: str, entry: Entry, target: Tensor | None, folder: Path, expected: Mapping[str, Tensor]
+) -> None:
+    if target is None:
+        raise UserError(f"{folder}: unexpected tensor {name!r}", fix=nearest(name, expected))
+    if entry.shape != tuple(target.shape):
+        cause = f"{folder}: {name!r} has shape {list(entry.shape)}, config.json asks for {list(target.shape)}"
+        raise UserError(cause, fix="use the config.json that was saved with these weights")
+    if entry.dtype not in FLOATING:
+        fix = f"only {', '.join(FLOATING)} weights are read; export the model unquantized"
+        raise UserError(f"{folder}: {name!r} has type {entry.dtype}", fix=fix)
+
+
+def _typed(config: type, setting: Setting, value: Any, source: Path | str) -> Any:
+    """The value in our words, checked against the type of our field."""
+    loaded = setting.load(value)
+    expected = next(field.type for field in dataclasses.fields(config) if field.name == setting.ours)
+    fits = isinstance(loaded, (int, float)) if expected is float else isinstance(loaded, expected)
+    if not fits or (isinstance(loaded, bool) and expected is not bool):
+        raise UserError(f"{source}: {setting.theirs} is {value!r}", fix=f"it must be {expected}")
+    return loaded
