@@ -1,5 +1,7 @@
 """Side-by-side measurement: both sides in one process, taking turns, so that a busy machine slows both alike."""
 
+import ctypes
+import gc
 import os
 import platform
 import statistics
@@ -50,6 +52,8 @@ def peak_memory(work: Callable[[], object]) -> float:
         return (torch.cuda.max_memory_allocated() - before) / 1e9
     if not Path("/proc/self/clear_refs").exists():
         return float("nan")
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, so that what comes next is counted
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before = _status("VmRSS")
     work()

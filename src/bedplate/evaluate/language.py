@@ -1,7 +1,7 @@
 """How well a model predicts text, in a unit that can be compared across tokenizers: bits per byte."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,3 +41,27 @@ def likelihood(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> Lik
             tokens += int(loss.count)
             spelled += int(batch["bytes"].sum())
     return Likelihood(nats=nats, tokens=tokens, bytes=spelled)
+
+
+def continuation_logprobs(
+    model: nn.Module, pairs: Iterable[tuple[Sequence[int], Sequence[int]]], *, batch_size: int = 16
+) -> list[float]:
+    """log p(continuation | context) in nats for each pair of id lists; a context must hold at least one token.
+
+    This is how GPT-2 and its successors choose between answers without training for the task (GPT-2, section 3).
+    """
+    device = next(model.parameters()).device
+    scores: list[float] = []
+    todo = list(pairs)
+    for start in range(0, len(todo), batch_size):
+        group = todo[start : start + batch_size]
+        rows = [torch.tensor([*context, *continuation]) for context, continuation in group]
+        # Padding stands on the right, where a causal model's earlier positions cannot see it.
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
+        with torch.inference_mode():
+            logprobs = model(ids[:, :-1]).float().log_softmax(-1)
+            chosen = logprobs.gather(2, ids[:, 1:, None]).squeeze(2).cpu()
+        for row, (context, continuation) in zip(chosen, group, strict=True):
+            first = len(context) - 1
+            scores.append(row[first : first + len(continuation)].double().sum().item())
+    return scores

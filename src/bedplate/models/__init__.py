@@ -44,3 +44,9 @@ def build(config: object) -> nn.Module:
     """A newly initialized model of the architecture that this configuration belongs to."""
     tables = [checkpoint_table(model_type) for model_type in MODEL_TYPES]
     return next(table.model(config) for table in tables if isinstance(config, table.config))
+
+
+def published_sizes() -> dict[str, object]:
+    """The configurations that papers published, by name."""
+    modules = [importlib.import_module(path) for path in MODEL_TYPES.values()]
+    return {name: config for module in modules for name, config in module.SIZES.items()}

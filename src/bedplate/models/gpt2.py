@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from bedplate.errors import UserError, nearest
 from bedplate.nn.attention import Attention, Bias, KVCache
 from bedplate.nn.mlp import ACTIVATIONS, MLP
 from bedplate.nn.norm import LayerNorm
@@ -38,6 +39,17 @@ class Config:
     scale_by_head_dim: bool = True  # scores / sqrt(head_dim)
     scale_by_layer: bool = False  # and / (layer + 1): Mistral's GPT-2 variants
     tied: bool = True  # output weight = token embedding
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "context_length", "dim", "num_layers", "num_heads"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}", fix="give a number from 1 up")
+        if self.dim % self.num_heads:
+            raise UserError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}", fix="change one of them")
+        if self.activation not in ACTIVATIONS:
+            raise UserError(f"activation {self.activation!r} is unknown", fix=nearest(self.activation, ACTIVATIONS))
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout is {self.dropout}", fix="give a share from 0 up to, but not, 1")
 
 
 class Block(nn.Module):
@@ -125,6 +137,9 @@ class GPT2(nn.Module):
     def _positions_and_bias(
         self, ids: Tensor, documents: Tensor | None, cache: KVCache | None
     ) -> tuple[Int[Tensor, "#batch length"], Bias]:
+        length = ids.shape[1] + (cache.longest if cache else 0)
+        if length > self.config.context_length:
+            raise ValueError(f"{length} tokens are more than the context length of {self.config.context_length}")
         if documents is not None:
             return restarting_positions(documents), within_documents(documents)
         positions = torch.arange(ids.shape[1], device=ids.device)[None]

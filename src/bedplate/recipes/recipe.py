@@ -124,20 +124,21 @@ def _parse(key: str, value: Any, kind: Any) -> Any:
         except (ValueError, SyntaxError):
             raise _wrong(key, value, kind) from None
     if get_origin(kind) is tuple:
-        fits = isinstance(value, (tuple, list)) and len(value) == len(get_args(kind))
-        value = tuple(_parse(key, part, want) for part, want in zip(value, get_args(kind), strict=True)) if fits else None
-    elif kind is float and type(value) is int:
-        value, fits = float(value), True
-    else:
-        fits = isinstance(value, kind) and (not isinstance(value, bool) or kind is bool)
-    if not fits:
+        kinds = get_args(kind)
+        if not isinstance(value, (tuple, list)) or len(value) != len(kinds):
+            raise _wrong(key, value, kind)
+        return tuple(_parse(key, part, want) for part, want in zip(value, kinds, strict=True))
+    if kind is float and type(value) is int:
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise _wrong(key, value, kind)
     return value
 
 
 def _wrong(key: str, value: Any, kind: Any) -> UserError:
-    examples = {int: "200", float: "1e-3", bool: "true or false", str: "text"}
-    return UserError(f"{key}={value} has the wrong type", fix=f"give {examples.get(kind, str(kind))}")
+    examples = {int: "a whole number such as 200", float: "a number such as 1e-3", bool: "true or false"}
+    wanted = f"{len(get_args(kind))} numbers such as 0.9,0.95" if get_origin(kind) is tuple else examples.get(kind, str(kind))
+    return UserError(f"{key}={value} has the wrong type", fix=f"give {wanted}")
 
 
 def folder_of(recipe: Recipe) -> Path:

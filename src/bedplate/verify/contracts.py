@@ -152,7 +152,9 @@ def equals_reference(model: nn.Module) -> Pairs:
     if importlib.util.find_spec("transformers") is None:
         raise NotApplicable("transformers is not installed")
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     model = _double(model)
     ids = _random_ids(model, (2, min(24, _context(model))))
     with tempfile.TemporaryDirectory() as folder:

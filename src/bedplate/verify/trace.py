@@ -52,8 +52,8 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
         return float("inf")
     if actual.numel() == 0:
         return 0.0
-    error = float((actual - expected).abs().max() / expected.abs().max().clamp(min=1))
-    return error if error == error else float("inf")
+    error = ((actual - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
+    return error if error == error else float("inf")  # not a number: as wrong as can be
 
 
 def largest_error(pairs: Pairs, bound: float) -> tuple[float, str]:

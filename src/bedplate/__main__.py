@@ -1,0 +1,7 @@
+"""`python -m bedplate`."""
+
+import sys
+
+from bedplate.cli import main
+
+sys.exit(main())

@@ -1,0 +1,330 @@
+"""The command line. Nothing heavy is imported before a command runs, so that --help answers at once."""
+
+import argparse
+import dataclasses
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bedplate import __version__
+from bedplate.errors import UserError, nearest
+
+DEFAULT_MODEL = "gpt2-tiny"
+PROMPTS = ("def read_text(self, encoding=None)\n", "The *key* argument", "Raises ValueError if")
+
+
+def papers(options: argparse.Namespace) -> int:
+    """List every system of the canon, with its state."""
+    from bedplate.console import print_table, save_json
+    from bedplate.papers import PAPERS
+
+    rows = [dataclasses.asdict(paper) for paper in PAPERS]
+    print_table(rows, columns=("row", "system", "state"))
+    working = sum(row["state"] == "working" for row in rows)
+    print(f"{working} of {len(rows)} working")
+    save_json(options.json, rows)
+    return 0
+
+
+def quickstart(options: argparse.Namespace) -> int:
+    """Train GPT-2 on Python's documentation, verify it, let it write, and leave a report: about two minutes."""
+    from bedplate.console import print_table
+    from bedplate.load import load
+    from bedplate.recipes.recipe import find_recipe, folder_of, parse_overrides
+    from bedplate.train.report import write_report
+    from bedplate.verify.contracts import verify
+
+    recipe = find_recipe("gpt2.quickstart", parse_overrides(options.settings))
+    folder = options.out or folder_of(recipe)
+    print(f"1. Train {recipe.name} on {recipe.data.corpus} ({recipe.steps} steps, {recipe.precision}, in {folder})")
+    if code := _train_new(recipe, folder):
+        return code
+    language_model = load(folder)
+    print("\n2. Verify the trained model")
+    rows = [dataclasses.asdict(row) for row in verify(language_model.model)]
+    print_table(rows)
+    print("\n3. Let it write")
+    samples = [
+        (prompt, language_model.generate(prompt, max_new_tokens=60, temperature=0.7, seed=1).text) for prompt in PROMPTS
+    ]
+    for prompt, text in samples:
+        print(f"  {prompt.strip()} ...{text}".replace("\n", "\n  "), end="\n\n")
+    report = write_report(folder, samples=samples, contracts=rows)
+    print(f"Report with pictures: {report.resolve()}\n\nTry next:")
+    print(f'  bedplate generate "The open function" --model {folder}')
+    print("  bedplate reproduce gpt2")
+    print("  bedplate train gpt2.pydocs data.corpus=FILE_OR_FOLDER_OF_YOURS")
+    return int(any(row["verdict"] == "fail" for row in rows))
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train a recipe, with any setting changed by key=value; without a recipe, list them."""
+    from bedplate.recipes.recipe import find_recipe, folder_of, list_recipes, parse_overrides, settings_of
+    from bedplate.train.run import read_run
+
+    if options.resume:
+        return _resume(options)
+    overrides: dict[str, Any] = parse_overrides(options.settings)
+    name = options.recipe
+    if options.source:
+        folder = options.source if options.source.is_dir() else options.source.parent
+        record = read_run(folder)
+        if name and "=" in name:
+            overrides, name = parse_overrides([name]) | overrides, ""
+        name, overrides = name or record["recipe"], record["settings"] | overrides
+    if not name:
+        for known, description in list_recipes().items():
+            print(f"{known:20}{description}")
+        print("\nbedplate train RECIPE key=value ...; bedplate train RECIPE --keys shows the keys")
+        return 0
+    recipe = find_recipe(name, overrides)
+    if options.keys:
+        for key, value in settings_of(recipe).items():
+            print(f"{key}={value}")
+        return 0
+    folder = options.out or folder_of(recipe)
+    print(f"{recipe.name}: {recipe.steps} steps, {recipe.precision}, on {recipe.data.corpus}, in {folder}")
+    if code := _train_new(recipe, folder):
+        return code
+    print(f'Try: bedplate generate "..." --model {folder}')
+    return 0
+
+
+def generate(options: argparse.Namespace) -> int:
+    """Continue a prompt with a trained model; one ships with bedplate."""
+    from bedplate.load import load
+
+    language_model = load(options.model)
+    prompts = [sys.stdin.read() if prompt == "-" else prompt for prompt in options.prompts] or [PROMPTS[0]]
+    for number, prompt in enumerate(prompts):
+        print(prompt, end="", flush=True)
+        for piece in language_model.stream(prompt, seed=options.seed + number, **_sampling(options)):
+            print(piece, end="", flush=True)
+        print()
+    return 0
+
+
+def chat(options: argparse.Namespace) -> int:
+    """Continue what you type, line by line, until an empty line or Ctrl-D: plain completion."""
+    from bedplate.load import load
+
+    language_model = load(options.model)
+    print("Type the beginning of a text; an empty line ends. The model continues it (it has not been taught to answer).")
+    seed = options.seed
+    while prompt := _ask("> "):
+        for piece in language_model.stream(prompt, seed=seed, **_sampling(options)):
+            print(piece, end="", flush=True)
+        print()
+        seed += 1
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Measure the numeric contracts on a model name, a run, a folder or a shipped checkpoint; exit code 1 when one fails."""
+    from bedplate.console import print_table, save_json
+    from bedplate.verify.contracts import verify as verify_model
+    from bedplate.verify.target import find_target
+
+    model, description = find_target(options.target)
+    rows = [dataclasses.asdict(row) for row in verify_model(model)]
+    print_table(rows, title=f"Contracts of {description}")
+    save_json(options.json, rows)
+    return int(any(row["verdict"] == "fail" for row in rows))
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    """Try a paper's claim on this machine; exit code 1 when it does not hold."""
+    from bedplate.console import save_json
+    from bedplate.experiments.experiment import find_experiment
+
+    experiment = find_experiment(options.paper)
+    if options.scale not in experiment.SCALES:
+        raise UserError(f"there is no scale {options.scale!r}", fix=nearest(options.scale, experiment.SCALES))
+    print(f"Claim: {experiment.CLAIM}")
+    result = experiment.run(options.scale, watch=print)
+    verdict = experiment.check(result)
+    folder = options.out or Path("runs") / f"reproduce-{options.paper}-{options.scale}"
+    folder.mkdir(parents=True, exist_ok=True)
+    experiment.plot(result, folder / "plot.png")
+    record = {"claim": experiment.CLAIM, "result": dataclasses.asdict(result), **dataclasses.asdict(verdict)}
+    save_json(folder / "result.json", record)
+    save_json(options.json, record)
+    print(f"{verdict.sentence}\n{'The claim holds' if verdict.holds else 'The claim does NOT hold'} at scale {options.scale}.")
+    print(f"Plot: {(folder / 'plot.png').resolve()}")
+    return int(not verdict.holds)
+
+
+def show(options: argparse.Namespace) -> int:
+    """Sizes, parameters by part and memory of a published size, a run, a folder or a shipped checkpoint."""
+    from bedplate.console import print_table, save_json
+    from bedplate.show import describe_model
+
+    description = describe_model(options.model)
+    print_table([{"setting": key, "value": str(value)} for key, value in description["config"].items()], title=options.model)
+    print()
+    print_table(description["parameters"])
+    print()
+    print_table(description["memory"])
+    save_json(options.json, description)
+    return 0
+
+
+def show_batch(options: argparse.Namespace) -> int:
+    """What a recipe feeds its model: ids, texts, targets and documents of a batch, and what happens at document ends."""
+    from bedplate.console import print_table, save_json
+    from bedplate.recipes.recipe import find_recipe, parse_overrides
+    from bedplate.show import describe_batch
+
+    recipe = find_recipe(options.recipe, parse_overrides(options.settings))
+    rows, policy = describe_batch(recipe, step=options.step, row=options.row)
+    print_table(rows[: options.tokens], title=f"{recipe.name}, step {options.step}, window {options.row}")
+    print(policy)
+    save_json(options.json, {"rows": rows, "policy": policy})
+    return 0
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Measure training or decoding beside transformers, in one process: medians and ratios (above 1 = ours better)."""
+    from bedplate.bench.measure import table
+    from bedplate.console import print_table, save_json
+
+    module = importlib.import_module(f"bedplate.bench.{options.what}")
+    result = table(module.run(size=options.size, repeats=options.repeats))
+    print_table(result["rows"])
+    print(", ".join(f"{key} {value}" for key, value in result.items() if key != "rows"))
+    save_json(options.json, result)
+    return 0
+
+
+def _train_new(recipe: Any, folder: Path) -> int:
+    from bedplate.console import training_progress
+    from bedplate.recipes.run import start
+
+    with training_progress(recipe.steps) as watch:
+        outcome = start(recipe, folder, watch=watch)
+    return _after(outcome, folder)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from bedplate.console import training_progress
+    from bedplate.recipes.recipe import find_recipe
+    from bedplate.recipes.run import resume
+    from bedplate.train.run import read_run
+
+    if options.recipe or options.settings:
+        raise UserError("a resumed run keeps its settings", fix="leave out the recipe and key=value, or use --from")
+    record = read_run(options.resume)
+    with training_progress(find_recipe(record["recipe"], record["settings"]).steps) as watch:
+        outcome = resume(options.resume, watch=watch)
+    return _after(outcome, options.resume)
+
+
+def _after(outcome: Any, folder: Path) -> int:
+    from bedplate.train.report import write_report
+
+    if outcome.interrupted:
+        print(f"Stopped after step {outcome.step}, saved. Go on with: bedplate train --resume {folder}")
+        return 130
+    print(f"Trained {outcome.step} steps: {folder}, {write_report(folder)}")
+    return 0
+
+
+def _sampling(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "stop")
+    return {name: getattr(options, name) for name in names}
+
+
+def _ask(prompt: str) -> str:
+    try:
+        return input(prompt)
+    except EOFError:
+        return ""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one-line errors that suggest the nearest word."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message, fix=f"see {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise UserError(f"there is no {action.metavar or action.dest} {value!r}", fix=nearest(value, action.choices))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="bedplate", description="The foundation-model canon as working, fast, verified software.")
+    parser.add_argument("--version", action="version", version=f"bedplate {__version__}")
+    commands = parser.add_subparsers(metavar="command", required=True)
+
+    def command(function: Any, *, json: bool = False) -> argparse.ArgumentParser:
+        name, help_text = function.__name__.replace("_", "-"), function.__doc__
+        added = commands.add_parser(name, help=help_text, description=help_text)
+        added.set_defaults(function=function)
+        if json:
+            added.add_argument("--json", type=Path, metavar="FILE", help="also write the table here")
+        return added
+
+    command(papers, json=True)
+    one = command(quickstart)
+    one.add_argument("settings", nargs="*", metavar="key=value")
+    one.add_argument("--out", type=Path, metavar="FOLDER", help="run folder (default: runs/gpt2.quickstart)")
+    one = command(train)
+    one.add_argument("recipe", nargs="?", help="for instance gpt2.pydocs")
+    one.add_argument("settings", nargs="*", metavar="key=value", help="for instance steps=200 optimizer.lr=1e-3")
+    one.add_argument("--out", type=Path, metavar="FOLDER", help="run folder (default: runs/RECIPE)")
+    one.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run")
+    one.add_argument("--from", dest="source", type=Path, metavar="RUN", help="repeat a run: its folder or run.json")
+    one.add_argument("--keys", action="store_true", help="show the settings instead of training")
+    for function in (generate, chat):
+        one = command(function)
+        if function is generate:
+            one.add_argument("prompts", nargs="*", metavar="prompt", help="text to continue; - reads standard input")
+        one.add_argument("--model", default=DEFAULT_MODEL, help=f"run, folder, shipped name or hub id ({DEFAULT_MODEL})")
+        one.add_argument("--max-new-tokens", type=int, default=100)
+        one.add_argument("--temperature", type=float, default=0.7, help="0 takes the likeliest token (default 0.7)")
+        one.add_argument("--top-k", type=int, default=0, help="0 = off")
+        one.add_argument("--top-p", type=float, default=1.0)
+        one.add_argument("--repetition-penalty", type=float, default=1.0)
+        one.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
+        one.add_argument("--seed", type=int, default=0)
+    command(verify, json=True).add_argument("target", help="gpt2, a run, a folder, or gpt2-tiny")
+    one = command(reproduce, json=True)
+    one.add_argument("paper", help="gpt2")
+    one.add_argument("--scale", default="smoke", help="smoke (seconds, default) or small (minutes)")
+    one.add_argument("--out", type=Path, metavar="FOLDER")
+    command(show, json=True).add_argument("model", help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, a run or a folder")
+    one = command(show_batch, json=True)
+    one.add_argument("recipe")
+    one.add_argument("settings", nargs="*", metavar="key=value")
+    one.add_argument("--step", type=int, default=0)
+    one.add_argument("--row", type=int, default=0, help="which window of the batch")
+    one.add_argument("--tokens", type=int, default=24, help="how many rows to print")
+    one = command(bench, json=True)
+    one.add_argument("what", choices=("train", "decode"), metavar="benchmark")
+    one.add_argument("--size", default="gpt2", help="a published size")
+    one.add_argument("--repeats", type=int, default=5)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 1 for a red table, 2 for bad input, 130 after Ctrl-C."""
+    try:
+        options = _parser().parse_args(arguments)
+        return options.function(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output left; nothing more can be said to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Sources of data, from files to batches: tokenizers, corpora, shards, orders, windows."""

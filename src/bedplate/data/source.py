@@ -1,0 +1,106 @@
+"""Sources: what training reads. A batch is a pure function of (seed, step), so that resuming is an integer."""
+
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from bedplate.data.order import Permutation
+from bedplate.data.shards import TokenShards
+from bedplate.errors import UserError
+from bedplate.nn.fast.linear_cross_entropy import IGNORE
+
+
+class Source(Protocol):
+    """The contract: `batch(step)` is the global batch; its leading axis counts items, so that ranks can slice it."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def batch(self, step: int) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class TokenWindows:
+    """Windows of `length` tokens in a new order each epoch, without end; every window comes once in each epoch.
+
+    With `isolate`, documents packed into one window do not see each other: the batch says which document each token
+    belongs to, and the first token of a document is nobody's target. End marks are targets either way.
+    """
+
+    shards: TokenShards
+    _: KW_ONLY
+    length: int
+    batch_size: int
+    seed: int
+    isolate: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_windows < 1:
+            tokens = self.shards.num_tokens
+            cause = f"the training text holds {tokens} tokens, too few for a window of {self.length} and its next token"
+            raise UserError(cause, fix=f"use more text, or windows of at most {max(tokens - 1, 0)} tokens")
+
+    @property
+    def num_windows(self) -> int:
+        """Windows in an epoch. The tokens after the last whole window are not used."""
+        return (self.shards.num_tokens - 1) // self.length
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """ids and targets, int64 [batch length]; with `isolate` also documents, counted from 0 in each window."""
+        epochs, places = np.divmod(np.arange(step * self.batch_size, (step + 1) * self.batch_size), self.num_windows)
+        windows = np.empty_like(places)
+        for epoch in np.unique(epochs):
+            order = Permutation(self.num_windows, seed=self.seed, epoch=int(epoch))
+            windows[epochs == epoch] = order[places[epochs == epoch]]
+        starts = windows * self.length
+        tokens = np.stack([self.shards.read(start, start + self.length + 1) for start in starts.tolist()])
+        batch = {"ids": tokens[:, :-1], "targets": tokens[:, 1:]}
+        if self.isolate:
+            batch |= isolated(self.shards, starts, batch["targets"])
+        return _tensors(batch)
+
+
+def sequential_windows(
+    shards: TokenShards, *, length: int, batch_size: int = 8, isolate: bool = False
+) -> Iterator[dict[str, Tensor]]:
+    """Windows that predict every token of every document once, in order, to measure bits per byte.
+
+    Batches hold ids and targets, int64 [batch length], with `isolate` also documents, and bytes, int64 [batch]: the
+    UTF-8 bytes that the predicted tokens of each window spell. End marks are not predicted, for they spell nothing; the
+    first window begins with one, and the last is filled up with positions that do not count.
+    """
+    for first in range(0, shards.num_tokens, length * batch_size):
+        last = min(first + length * batch_size, shards.num_tokens)
+        rows = -(-(last - first) // length)
+        before = shards.read(first - 1, first) if first else [shards.end_id]
+        filling = np.full(rows * length - (last - first), shards.end_id)
+        tokens = np.concatenate([before, shards.read(first, last), filling])
+        batch = {"ids": tokens[:-1].reshape(rows, length), "targets": tokens[1:].reshape(rows, length)}
+        if isolate:
+            batch |= isolated(shards, np.arange(rows) * length + first - 1, batch["targets"])
+        batch["targets"] = np.where(batch["targets"] == shards.end_id, IGNORE, batch["targets"])
+        counted = batch["targets"] != IGNORE
+        spelled = np.where(counted, shards.token_bytes[batch["targets"] * counted], 0)
+        yield _tensors(batch | {"bytes": spelled.sum(axis=1, dtype=np.int64)})
+
+
+def isolated(
+    shards: TokenShards, starts: Int64[np.ndarray, " batch"], targets: Int64[np.ndarray, "batch length"]
+) -> dict[str, np.ndarray]:
+    """documents: which document each token of each window belongs to; targets: without those in another document."""
+    positions = starts[:, None] + np.arange(targets.shape[1] + 1)
+    documents = shards.document_of(positions)
+    crosses = documents[:, 1:] != documents[:, :-1]
+    return {
+        "documents": documents[:, :-1] - documents[:, :1],
+        "targets": np.where(crosses, IGNORE, targets),
+    }
+
+
+def _tensors(batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}

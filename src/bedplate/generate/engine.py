@@ -1,0 +1,219 @@
+"""Autoregressive generation: a prefill of ragged prompts, then one token a step for every sequence still open.
+
+Callers hand over lists and never pad. A sequence's text depends on its prompt and its seed, not on its batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bedplate.errors import UserError
+from bedplate.generate.sample import Sampling, choose
+from bedplate.generate.text import TextStream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What a model wrote after a prompt."""
+
+    text: str  # without the prompt and without the stop string
+    ids: list[int]  # all tokens drawn, the one that completed a stop string or ended the text included
+    logprobs: list[float]  # of each id, in nats, under the model's own distribution (before temperature and filters)
+    finish_reason: str  # "stop": a stop string; "end": end of text; "length": max_new_tokens; "context": no room left
+
+
+class Token(NamedTuple):
+    """One step of one sequence."""
+
+    row: int
+    id: int
+    logprob: float
+
+
+def generate(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 40,
+    sampling: Sampling | None = None,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    truncate: bool = False,
+) -> list[Generation]:
+    """Continue each prompt. Sequence i draws with `seeds[i]`, by default `seed + i`.
+
+    A prompt as long as the context or longer is a UserError; with `truncate` its beginning is dropped to make room for
+    `max_new_tokens`. An empty prompt starts a new text.
+    """
+    seeds = [seed + row for row in range(len(prompts))] if seeds is None else seeds
+    writers = _writers(model, tokenizer, prompts, max_new_tokens=max_new_tokens, stop=stop, truncate=truncate)
+    for token in sample_tokens(
+        model, [writer.prompt for writer in writers], sampling=sampling or Sampling(), seeds=seeds,
+        is_done=lambda token: writers[token.row].add(token),
+    ):  # fmt: skip
+        del token
+    return [writer.generation() for writer in writers]
+
+
+def stream(
+    model: nn.Module,
+    tokenizer: Any,
+    prompt: str,
+    *,
+    max_new_tokens: int = 40,
+    sampling: Sampling | None = None,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    truncate: bool = False,
+) -> Iterator[str]:
+    """Continue one prompt, piece by piece; the pieces add up to the text that `generate` returns."""
+    (writer,) = _writers(model, tokenizer, [prompt], max_new_tokens=max_new_tokens, stop=stop, truncate=truncate)
+    shown = 0
+    for _ in sample_tokens(
+        model, [writer.prompt], sampling=sampling or Sampling(), seeds=[seed], is_done=writer.add
+    ):  # fmt: skip
+        if len(writer.text) > shown:
+            yield writer.text[shown:]
+            shown = len(writer.text)
+
+
+def sample_tokens(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    sampling: Sampling,
+    seeds: Sequence[int],
+    is_done: Callable[[Token], bool],
+) -> Iterator[Token]:
+    """The loop itself, on ids: yields each token drawn; a sequence goes on until `is_done(token)`."""
+    if not prompts:
+        return
+    was_training = model.training
+    model.eval()
+    try:
+        rows = list(range(len(prompts)))
+        histories = [list(prompt) for prompt in prompts]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        features, state = _prefill(model, prompts)
+        while rows:
+            tokens = _draw(model, features, sampling, rows, histories, generators)
+            open_places = []
+            for place, token in enumerate(tokens):
+                histories[token.row].append(token.id)
+                if not is_done(token):
+                    open_places.append(place)
+                yield token
+            rows = [rows[place] for place in open_places]
+            if rows:
+                features = _advance(model, state, [tokens[place].id for place in open_places], open_places, len(tokens))
+    finally:
+        model.train(was_training)
+
+
+@torch.inference_mode()
+def _prefill(model: Any, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, list[Any]]:
+    """Features at the last token of each prompt, and the state after it."""
+    device = next(model.parameters()).device
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    ids = nn.utils.rnn.pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True).to(device)
+    state = model.new_state(len(prompts))
+    features = model.features(ids, state=state)
+    for layer in state:
+        layer.truncate(lengths)  # forgets the padding
+    return features[torch.arange(len(prompts), device=device), lengths - 1], state
+
+
+@torch.inference_mode()
+def _draw(
+    model: Any,
+    features: Tensor,
+    sampling: Sampling,
+    rows: Sequence[int],
+    histories: Sequence[Sequence[int]],
+    generators: Sequence[torch.Generator],
+) -> list[Token]:
+    logits = model.logits(features).float()
+    own = [histories[row] for row in rows]
+    ids = choose(logits, sampling, histories=own, generators=[generators[row] for row in rows])
+    chosen = logits.gather(1, torch.tensor(ids, device=logits.device)[:, None]).squeeze(1)
+    logprobs = (chosen - logits.logsumexp(dim=-1)).tolist()
+    return [Token(*token) for token in zip(rows, ids, logprobs, strict=True)]
+
+
+@torch.inference_mode()
+def _advance(model: Any, state: list[Any], ids: Sequence[int], places: Sequence[int], batch: int) -> Tensor:
+    """Features after one more token for the sequences still open; the others leave the batch."""
+    device = next(model.parameters()).device
+    if len(places) < batch:
+        kept = torch.tensor(places, device=device)
+        for layer in state:
+            layer.select(kept)
+    return model.features(torch.tensor(ids, device=device)[:, None], state=state)[:, -1]
+
+
+@dataclass
+class _Writer:
+    """Collects the tokens of one sequence and knows when it ends."""
+
+    prompt: list[int]
+    tokenizer: Any
+    max_new_tokens: int
+    room: int
+    stream: TextStream
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: str = ""
+
+    def add(self, token: Token) -> bool:
+        """Take a token; True when it was the last."""
+        self.ids.append(token.id)
+        self.logprobs.append(token.logprob)
+        ended = token.id == self.tokenizer.end_id
+        data = b"" if ended else self.tokenizer.token_bytes(token.id)
+        full = len(self.ids) >= self.room
+        last = ended or full or len(self.ids) >= self.max_new_tokens
+        self.text += self.stream.push(data, final=last)
+        if self.stream.stopped:
+            self.finish_reason = "stop"
+        elif last:
+            self.finish_reason = "end" if ended else "length" if len(self.ids) >= self.max_new_tokens else "context"
+        return bool(self.finish_reason)
+
+    def generation(self) -> Generation:
+        """The finished result."""
+        return Generation(text=self.text, ids=self.ids, logprobs=self.logprobs, finish_reason=self.finish_reason)
+
+
+def _writers(
+    model: Any, tokenizer: Any, prompts: Sequence[str], *, max_new_tokens: int, stop: Sequence[str], truncate: bool
+) -> list[_Writer]:
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens is {max_new_tokens}", fix="give a number from 1 up")
+    if not all(stop):
+        raise UserError("a stop string is empty", fix="leave it out")
+    writers = []
+    for prompt in prompts:
+        ids = _prompt_ids(model, tokenizer, prompt, keep=model.config.context_length - max_new_tokens, truncate=truncate)
+        room = model.config.context_length - len(ids)
+        writers.append(_Writer(ids, tokenizer, max_new_tokens, room, TextStream(stop)))
+    return writers
+
+
+def _prompt_ids(model: Any, tokenizer: Any, prompt: str, *, keep: int, truncate: bool) -> list[int]:
+    ids = tokenizer.encode(prompt) or [tokenizer.end_id]
+    context = model.config.context_length
+    if max(ids) >= model.config.vocab_size:
+        cause = f"the tokenizer gives id {max(ids)}, the model has {model.config.vocab_size} tokens"
+        raise UserError(cause, fix="use the tokenizer that belongs to the model")
+    if truncate:
+        return ids[-max(keep, 1) :]
+    if len(ids) >= context:
+        cause = f"the prompt has {len(ids)} tokens, the context of the model holds {context}"
+        raise UserError(cause, fix=f"shorten it to at most {context - 1} tokens, or pass truncate=True to drop its beginning")
+    return ids

@@ -1,0 +1,85 @@
+"""From logits to the next token."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bedplate.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a token is chosen, applied in this order: penalty, temperature, top-k, top-p.
+
+    top_p keeps the token that crosses the border, as Holtzman et al. (2020) and transformers do; the code released with
+    GPT-2 drops it. A temperature of 0 takes the likeliest token, the lowest id among equals.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0  # 0 = off
+    top_p: float = 1.0  # 1 = off
+    repetition_penalty: float = 1.0  # Keskar et al. 2019 (CTRL), section 4.1; over prompt and text so far
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"temperature is {self.temperature}", fix="give 0 (likeliest token) or more")
+        if self.top_k < 0:
+            raise UserError(f"top_k is {self.top_k}", fix="give a number of tokens, or 0 to switch it off")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p is {self.top_p}", fix="give a probability above 0 and up to 1")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise UserError(f"repetition_penalty is {self.repetition_penalty}", fix="give a factor above 0; 1 is none")
+
+
+def choose(
+    logits: Float[Tensor, "batch vocab"],
+    sampling: Sampling,
+    *,
+    histories: Sequence[Sequence[int]],
+    generators: Sequence[torch.Generator],
+) -> list[int]:
+    """One token for each row; each row draws from its own generator, so that it does not depend on its neighbors."""
+    if sampling.repetition_penalty != 1:
+        logits = penalize(logits, histories, penalty=sampling.repetition_penalty)
+    if sampling.temperature == 0:
+        return logits.argmax(dim=-1).tolist()
+    logits = keep_top_p(keep_top_k(logits / sampling.temperature, sampling.top_k), sampling.top_p)
+    # One uniform number a row, looked up in the cumulative distribution: cheap, and float64 makes it insensitive to rounding.
+    cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
+    draws = torch.cat([torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators])
+    targets = draws[:, None].to(logits.device) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, targets, right=True).squeeze(1).tolist()
+
+
+def keep_top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "batch vocab"]:
+    """Only the k likeliest tokens and those equal to the last of them; 0 keeps all."""
+    if not 0 < k < logits.shape[-1]:
+        return logits
+    least = logits.topk(k, dim=-1).values[:, -1:]
+    return logits.masked_fill(logits < least, -torch.inf)
+
+
+def keep_top_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, "batch vocab"]:
+    """The smallest set of likeliest tokens whose probabilities reach p."""
+    if p >= 1:
+        return logits
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = ordered.softmax(dim=-1)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, before >= p)
+    return logits.masked_fill(dropped, -torch.inf)
+
+
+def penalize(
+    logits: Float[Tensor, "batch vocab"], histories: Sequence[Sequence[int]], *, penalty: float
+) -> Float[Tensor, "batch vocab"]:
+    """Divide positive, multiply negative logits of tokens that occurred, once however often they did."""
+    logits = logits.clone()
+    for row, history in zip(logits, histories, strict=True):
+        seen = torch.tensor(sorted(set(history)), device=logits.device)
+        scores = row[seen]
+        row[seen] = torch.where(scores > 0, scores / penalty, scores * penalty)
+    return logits

@@ -1,0 +1,75 @@
+"""What `bedplate show` and `bedplate show-batch` tell: parameters, memory, and the very tokens that training sees."""
+
+import dataclasses
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bedplate.errors import UserError
+from bedplate.load import load
+from bedplate.models import build, published_sizes
+from bedplate.nn.fast.linear_cross_entropy import IGNORE
+from bedplate.recipes.recipe import Recipe
+from bedplate.recipes.run import prepare
+
+
+def describe_model(target: str) -> dict[str, Any]:
+    """Configuration, parameters by part, and memory in gigabytes. Published sizes are not allocated."""
+    sizes = published_sizes()
+    if target in sizes and not Path(target).exists():
+        with torch.device("meta"):
+            model = build(sizes[target])
+    else:
+        model = load(target).model
+    parts: dict[str, int] = defaultdict(int)
+    for name, parameter in model.named_parameters():
+        parts[_part(name)] += parameter.numel()
+    total = sum(parts.values())
+    parameters = [{"part": part, "parameters": n, "share %": 100 * n / total} for part, n in parts.items()]
+    return {
+        "config": dataclasses.asdict(model.config),
+        "parameters": [*parameters, {"part": "all", "parameters": total, "share %": 100.0}],
+        "memory": _memory(model, total),
+    }
+
+
+def describe_batch(recipe: Recipe, *, step: int, row: int) -> tuple[list[dict[str, Any]], str]:
+    """The tokens of one window of a batch, and what is done at the ends of documents."""
+    prepared = prepare(recipe)
+    tokenizer, batch = prepared.tokenizer, prepared.source.batch(step)
+    if not 0 <= row < recipe.batch_size:
+        raise UserError(f"the batch has no window {row}", fix=f"choose --row from 0 to {recipe.batch_size - 1}")
+    documents = batch.get("documents", torch.zeros_like(batch["ids"]))[row].tolist()
+    rows = []
+    for position, (id, target) in enumerate(zip(batch["ids"][row].tolist(), batch["targets"][row].tolist(), strict=True)):
+        learned = "not counted" if target == IGNORE else repr(tokenizer.decode([target]))
+        text = repr(tokenizer.decode([id]))
+        rows.append({"position": position, "document": documents[position], "id": id, "text": text, "target": learned})
+    sees = "only its own document" if recipe.data.isolate else "everything before it in the window"
+    policy = (
+        f"Documents end with <|endoftext|> (id {tokenizer.end_id}), which is learned; nothing marks their beginning; no padding. "
+        f"A token sees {sees}. {len(batch['ids'])} windows of {prepared.source.length} tokens a step."
+    )
+    return rows, policy
+
+
+def _part(name: str) -> str:
+    """Parameters of all blocks counted together: `blocks.3.mlp.up.weight` is part of `blocks: mlp`."""
+    words = name.split(".")
+    return f"blocks: {words[2]}" if words[0] == "blocks" else words[0]
+
+
+def _memory(model: nn.Module, total: int) -> list[dict[str, Any]]:
+    with torch.device("meta"):
+        state = model.new_state(1, capacity=1)
+    per_token = sum(layer.keys.numel() + layer.values.numel() for layer in state)
+    length = model.config.context_length
+    return [
+        {"what": "weights, float32", "GB": 4 * total / 1e9},
+        {"what": "weights, bfloat16", "GB": 2 * total / 1e9},
+        {"what": "training without activations (weights, gradients, two moments), float32", "GB": 16 * total / 1e9},
+        {"what": f"cache of one full context ({length} tokens), float32", "GB": 4 * per_token * length / 1e9},
+    ]
