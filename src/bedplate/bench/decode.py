@@ -66,8 +66,9 @@ def _ours(folder: Path, prompt: torch.Tensor, new_tokens: int) -> Callable[[], l
     def generate() -> list[int]:
         ids: list[int] = []
         for token in sample_tokens(
-            model, prompt.tolist(), sampling=Sampling(temperature=0), seeds=[0], is_done=lambda t: len(ids) + 1 >= new_tokens
-        ):
+            model, prompt.tolist(), max_new_tokens=new_tokens, sampling=Sampling(temperature=0), seeds=[0],
+            is_done=lambda token: len(ids) + 1 >= new_tokens,
+        ):  # fmt: skip
             ids.append(token.id)
         return ids
 

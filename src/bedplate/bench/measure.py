@@ -1,6 +1,5 @@
 """Side-by-side measurement: both sides in one process, taking turns, so that a busy machine slows both alike."""
 
-import ctypes
 import gc
 import os
 import platform
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from bedplate.nn.fast.memory import give_back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ def peak_memory(work: Callable[[], object]) -> float:
     if not Path("/proc/self/clear_refs").exists():
         return float("nan")
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, so that what comes next is counted
+    give_back()  # what was freed before must not hide what comes next
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before = _status("VmRSS")
     work()

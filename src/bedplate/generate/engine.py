@@ -53,8 +53,8 @@ def generate(
     seeds = [seed + row for row in range(len(prompts))] if seeds is None else seeds
     writers = _writers(model, tokenizer, prompts, max_new_tokens=max_new_tokens, stop=stop, truncate=truncate)
     for token in sample_tokens(
-        model, [writer.prompt for writer in writers], sampling=sampling or Sampling(), seeds=seeds,
-        is_done=lambda token: writers[token.row].add(token),
+        model, [writer.prompt for writer in writers], max_new_tokens=max_new_tokens, sampling=sampling or Sampling(),
+        seeds=seeds, is_done=lambda token: writers[token.row].add(token),
     ):  # fmt: skip
         del token
     return [writer.generation() for writer in writers]
@@ -75,7 +75,8 @@ def stream(
     (writer,) = _writers(model, tokenizer, [prompt], max_new_tokens=max_new_tokens, stop=stop, truncate=truncate)
     shown = 0
     for _ in sample_tokens(
-        model, [writer.prompt], sampling=sampling or Sampling(), seeds=[seed], is_done=writer.add
+        model, [writer.prompt], max_new_tokens=max_new_tokens, sampling=sampling or Sampling(), seeds=[seed],
+        is_done=writer.add,
     ):  # fmt: skip
         if len(writer.text) > shown:
             yield writer.text[shown:]
@@ -86,11 +87,15 @@ def sample_tokens(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
     *,
+    max_new_tokens: int,
     sampling: Sampling,
     seeds: Sequence[int],
     is_done: Callable[[Token], bool],
 ) -> Iterator[Token]:
-    """The loop itself, on ids: yields each token drawn; a sequence goes on until `is_done(token)`."""
+    """The loop itself, on ids: yields each token drawn; a sequence goes on until `is_done(token)`.
+
+    `max_new_tokens` and the context bound what `is_done` may let pass.
+    """
     if not prompts:
         return
     was_training = model.training
@@ -99,7 +104,7 @@ def sample_tokens(
         rows = list(range(len(prompts)))
         histories = [list(prompt) for prompt in prompts]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        features, state = _prefill(model, prompts)
+        features, state = _prefill(model, prompts, max_new_tokens)
         while rows:
             tokens = _draw(model, features, sampling, rows, histories, generators)
             open_places = []
@@ -116,12 +121,13 @@ def sample_tokens(
 
 
 @torch.inference_mode()
-def _prefill(model: Any, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, list[Any]]:
+def _prefill(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> tuple[Tensor, list[Any]]:
     """Features at the last token of each prompt, and the state after it."""
     device = next(model.parameters()).device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     ids = nn.utils.rnn.pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True).to(device)
-    state = model.new_state(len(prompts))
+    capacity = min(model.config.context_length, ids.shape[1] + max_new_tokens)
+    state = model.new_state(len(prompts), capacity=capacity)
     features = model.features(ids, state=state)
     for layer in state:
         layer.truncate(lengths)  # forgets the padding

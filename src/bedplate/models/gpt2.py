@@ -10,12 +10,12 @@ has no dropout, the configurations that travel with the weights say 0.1 everywhe
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bedplate.errors import UserError, nearest
 from bedplate.nn.attention import Attention, Bias, KVCache
+from bedplate.nn.fast.packed_linear import project
 from bedplate.nn.mlp import ACTIVATIONS, MLP
 from bedplate.nn.norm import LayerNorm
 from bedplate.nn.position import CAUSAL, causal_at, restarting_positions, within_documents
@@ -117,7 +117,7 @@ class GPT2(nn.Module):
 
     def logits(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:
         """Scores of every token of the vocabulary to come next."""
-        return F.linear(features, self.output_weight)
+        return project(features, self.output_weight)
 
     def forward(
         self,

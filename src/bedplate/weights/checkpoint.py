@@ -1,7 +1,7 @@
 """A checkpoint table: one declaration that reads and writes a published layout, strict in both directions."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bedplate.errors import UserError, nearest
 from bedplate.files import read_json, write_json
-from bedplate.weights.files import FLOATING, Entry, list_tensors, read_pickle, read_tensors, write_tensors
+from bedplate.nn.fast.memory import give_back
+from bedplate.weights.files import FLOATING, Entry, TensorsOnDemand, list_tensors, read_pickle, write_tensors
 from bedplate.weights.rules import Drop, Rule, expand
 
 # Keys of config.json that describe the file, the tokenizer or a run, and change nothing in what a model computes.
@@ -66,16 +67,16 @@ class Checkpoint:
         with torch.device("meta"):
             model = self.model(config)
         expected = self.to_theirs(dict(model.state_dict()))
+        theirs: MutableMapping[str, Tensor]
         if allow_pickle and (folder / "pytorch_model.bin").exists():
-            theirs = read_pickle(folder, dtype=dtype)
-            found = {name: Entry(folder, tuple(tensor.shape), "F32") for name, tensor in theirs.items()}
+            tensors = read_pickle(folder, dtype=dtype)
+            found = {name: Entry(folder, tuple(tensor.shape), "F32") for name, tensor in tensors.items()}
             names = self._check(found, expected, folder)
-            theirs = {names[name]: tensor for name, tensor in theirs.items() if name in names}
+            theirs = {names[name]: tensor for name, tensor in tensors.items() if name in names}
         else:
             found = list_tensors(folder)
             names = self._check(found, expected, folder)
-            wanted = {name: entry for name, entry in found.items() if name in names}
-            theirs = {names[name]: tensor for name, tensor in read_tensors(wanted, dtype=dtype).items()}
+            theirs = TensorsOnDemand({full: (name, found[name]) for name, full in names.items()}, dtype=dtype)
         self._untie(theirs, expected, folder)
         model.load_state_dict(self.to_ours(theirs), assign=True)
         return model.eval().requires_grad_(True)
@@ -87,15 +88,18 @@ class Checkpoint:
         write_tensors(tensors, folder)
         write_json(folder / "config.json", self.config_to(model.config) | {"dtype": dtype} | dict(extra or {}))
 
-    def to_ours(self, theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Apply every rule's `load`."""
-        rest = dict(theirs)
-        return {name: tensor for rule in self.weights for name, tensor in rule.load(rest).items()}
+    def to_ours(self, theirs: MutableMapping[str, Tensor]) -> dict[str, Tensor]:
+        """Apply every rule's `load`, which takes tensors out of `theirs`, so that no two copies of a model are held."""
+        ours: dict[str, Tensor] = {}
+        for rule in self.weights:
+            ours |= {name: tensor.contiguous() for name, tensor in rule.load(theirs)}
+            give_back()
+        return ours
 
     def to_theirs(self, ours: dict[str, Tensor]) -> dict[str, Tensor]:
         """Apply every rule's `save`; a tensor of ours that no rule covers is a mistake in the table."""
         rest = dict(ours)
-        theirs = {name: tensor for rule in self.weights for name, tensor in rule.save(rest).items()}
+        theirs = {name: tensor.contiguous() for rule in self.weights for name, tensor in rule.save(rest)}
         if rest:
             raise ValueError(f"no rule of the {self.model_type} table covers {sorted(rest)}")
         return theirs
@@ -146,7 +150,7 @@ class Checkpoint:
         outside = {part for rule in self.weights for part in expand(rule.theirs) if not part.startswith(self.prefix)}
         return name if name.startswith(self.prefix) or name in outside else self.prefix + name
 
-    def _untie(self, theirs: dict[str, Tensor], expected: Mapping[str, Tensor], folder: Path) -> None:
+    def _untie(self, theirs: MutableMapping[str, Tensor], expected: Mapping[str, Tensor], folder: Path) -> None:
         for copy, original in self.tied.items():
             if copy in theirs and copy not in expected:
                 if not torch.equal(theirs.pop(copy), theirs[original]):

@@ -1,6 +1,6 @@
 """Reading and writing weight files: safetensors, whole or in shards. Pickles are refused unless the user asks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,15 +45,32 @@ def list_tensors(folder: Path) -> dict[str, Entry]:
     return entries
 
 
-def read_tensors(entries: dict[str, Entry], *, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors themselves, converted to `dtype`."""
-    tensors = {}
-    for file in sorted({entry.file for entry in entries.values()}):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():
-                if name in entries:
-                    tensors[name] = opened.get_tensor(name).to(dtype)
-    return tensors
+class TensorsOnDemand(MutableMapping[str, Tensor]):
+    """Tensors of files under their full names, each read (and converted to `dtype`) when it is taken out.
+
+    A file is opened anew for every tensor: an open one keeps all pages that were read in memory.
+    """
+
+    def __init__(self, entries: dict[str, tuple[str, Entry]], *, dtype: torch.dtype) -> None:
+        self._entries = dict(entries)
+        self._dtype = dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        own_name, entry = self._entries[name]
+        with safe_open(entry.file, framework="pt") as opened:
+            return opened.get_tensor(own_name).to(self._dtype, copy=True)
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        raise TypeError("files are only read")
+
+    def __delitem__(self, name: str) -> None:
+        del self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
 
 def read_pickle(folder: Path, *, dtype: torch.dtype) -> dict[str, Tensor]:

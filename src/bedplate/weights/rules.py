@@ -1,31 +1,35 @@
 """How tensors in published checkpoints correspond to ours. Each rule has `load` and its inverse `save`.
 
 In a name, `*` stands for a layer number and `{a,b}` for several names at once: `h.*.ln_1.{weight,bias}`.
-Tensors are taken out of the dictionary given, so that what is left over at the end belongs to no rule.
+Tensors are taken out of the mapping given, so that what is left over at the end belongs to no rule.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-Tensors = dict[str, Tensor]
+Taken = MutableMapping[str, Tensor]  # a rule takes out what it covers
+Named = Iterator[tuple[str, Tensor]]  # one by one, so that a model is never held twice
 
 
 class Rule(Protocol):
     """One line of a checkpoint table."""
 
-    theirs: str
-
-    def load(self, tensors: Tensors) -> Tensors:
-        """Take this rule's tensors out of theirs; return ours."""
+    @property
+    def theirs(self) -> str:
+        """The pattern of their names."""
         ...
 
-    def save(self, tensors: Tensors) -> Tensors:
-        """Take this rule's tensors out of ours; return theirs."""
+    def load(self, tensors: Taken) -> Named:
+        """Take this rule's tensors out of theirs; gives ours."""
+        ...
+
+    def save(self, tensors: Taken) -> Named:
+        """Take this rule's tensors out of ours; gives theirs."""
         ...
 
 
@@ -36,10 +40,10 @@ class Rename:
     theirs: str
     ours: str
 
-    def load(self, tensors: Tensors) -> Tensors:
+    def load(self, tensors: Taken) -> Named:
         return _renamed(tensors, self.theirs, self.ours)
 
-    def save(self, tensors: Tensors) -> Tensors:
+    def save(self, tensors: Taken) -> Named:
         return _renamed(tensors, self.ours, self.theirs)
 
 
@@ -50,22 +54,17 @@ class Split:
     theirs: str
     ours: str
 
-    def load(self, tensors: Tensors) -> Tensors:
+    def load(self, tensors: Taken) -> Named:
         names = expand(self.ours)
-        taken = [(number, tensors.pop(name)) for name, number in _matches(tensors, self.theirs)]
-        return {
-            _fill(name, number): part.contiguous()
-            for number, tensor in taken
-            for name, part in zip(names, tensor.chunk(len(names)), strict=True)
-        }
+        for name, number in _matches(tensors, self.theirs):
+            for part_name, part in zip(names, tensors.pop(name).chunk(len(names)), strict=True):
+                yield _fill(part_name, number), part
 
-    def save(self, tensors: Tensors) -> Tensors:
+    def save(self, tensors: Taken) -> Named:
         first, *rest = expand(self.ours)
-        found = list(_matches(tensors, first))
-        return {
-            _fill(self.theirs, number): torch.cat([tensors.pop(name), *(tensors.pop(_fill(r, number)) for r in rest)])
-            for name, number in found
-        }
+        for name, number in _matches(tensors, first):
+            parts = [tensors.pop(name), *(tensors.pop(_fill(part, number)) for part in rest)]
+            yield _fill(self.theirs, number), torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -79,12 +78,12 @@ class Transpose:
         """The pattern of the rule inside."""
         return self.rule.theirs
 
-    def load(self, tensors: Tensors) -> Tensors:
-        names = [name for pattern in expand(self.theirs) for name, _ in _matches(tensors, pattern)]
-        return self.rule.load({name: tensors.pop(name).T.contiguous() for name in names})
+    def load(self, tensors: Taken) -> Named:
+        for name in [name for pattern in expand(self.theirs) for name, _ in _matches(tensors, pattern)]:
+            yield from self.rule.load({name: tensors.pop(name).T})
 
-    def save(self, tensors: Tensors) -> Tensors:
-        return {name: tensor.T.contiguous() for name, tensor in self.rule.save(tensors).items()}
+    def save(self, tensors: Taken) -> Named:
+        return ((name, tensor.T) for name, tensor in self.rule.save(tensors))
 
 
 @dataclass(frozen=True)
@@ -93,13 +92,13 @@ class Drop:
 
     theirs: str
 
-    def load(self, tensors: Tensors) -> Tensors:
-        for name, _ in list(_matches(tensors, self.theirs)):
+    def load(self, tensors: Taken) -> Named:
+        for name, _ in _matches(tensors, self.theirs):
             del tensors[name]
-        return {}
+        return iter(())
 
-    def save(self, tensors: Tensors) -> Tensors:
-        return {}
+    def save(self, tensors: Taken) -> Named:
+        return iter(())
 
 
 def expand(pattern: str) -> list[str]:
@@ -108,19 +107,18 @@ def expand(pattern: str) -> list[str]:
     return [pattern.replace(match[0], word) for word in match[1].split(",")] if match else [pattern]
 
 
-def _matches(tensors: Tensors, pattern: str) -> Iterator[tuple[str, str]]:
+def _matches(tensors: Taken, pattern: str) -> list[tuple[str, str]]:
     """Names that fit the pattern, each with its layer number ("" when the pattern has none)."""
     regex = re.compile(re.escape(pattern).replace(r"\*", r"(\d+)"))
-    for name in list(tensors):
-        if match := regex.fullmatch(name):
-            yield name, match[1] if regex.groups else ""
+    found = ((name, regex.fullmatch(name)) for name in tensors)
+    return [(name, match[1] if regex.groups else "") for name, match in found if match]
 
 
 def _fill(pattern: str, number: str) -> str:
     return pattern.replace("*", number)
 
 
-def _renamed(tensors: Tensors, source: str, target: str) -> Tensors:
-    pairs = zip(expand(source), expand(target), strict=True)
-    found = [(name, _fill(new, number)) for old, new in pairs for name, number in _matches(tensors, old)]
-    return {new: tensors.pop(name) for name, new in found}
+def _renamed(tensors: Taken, source: str, target: str) -> Named:
+    for old, new in zip(expand(source), expand(target), strict=True):
+        for name, number in _matches(tensors, old):
+            yield _fill(new, number), tensors.pop(name)

@@ -10,6 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bedplate.nn.fast.memory import give_back
+
+
+PACKED_DTYPES = (torch.float32, torch.bfloat16)
+
 
 class PackedLinear(nn.Module):
     """The same function as the `nn.Linear` it was made from. For evaluation only: it has no gradient."""
@@ -41,16 +46,29 @@ def pack(model: nn.Module) -> None:
     Elsewhere, and for number formats that oneDNN does not have, this leaves the model as it is.
     """
     weight = next(model.parameters())
-    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
+    if weight.device.type != "cpu" or weight.dtype not in PACKED_DTYPES:
         return
     model.eval().requires_grad_(False)
-    for parent in model.modules():
-        for name, child in parent.named_children():
-            if type(child) is nn.Linear:
-                setattr(parent, name, PackedLinear(child))
-    output = getattr(model, "output_weight", None)
-    if isinstance(output, nn.Parameter):  # tied to the embedding, whose rows must stay within reach
-        output.data = output.data.T.contiguous().T
+    _pack_children(model)
+
+
+def _pack_children(parent: nn.Module) -> None:
+    for name, child in parent.named_children():
+        if type(child) is nn.Linear:
+            setattr(parent, name, PackedLinear(child))
+        else:
+            _pack_children(child)
+            give_back()  # of the plain weights, so that packing a model takes no more memory than the model
+
+
+def project(x: Float[Tensor, "*batch dim"], weight: Float[Tensor, "out dim"]) -> Float[Tensor, "*batch out"]:
+    """x weight^T by the faster kernel: for inference on a CPU oneDNN's, which reads an ordinary weight at 26 GB/s.
+
+    For output layers, whose weight is also the embedding and stays as it is.
+    """
+    if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != weight.dtype or x.dtype not in PACKED_DTYPES:
+        return F.linear(x, weight)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
 
 
 def linear_plain(x: Float[Tensor, "*batch dim"], layer: PackedLinear) -> Float[Tensor, "*batch out"]:

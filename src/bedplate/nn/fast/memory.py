@@ -1,0 +1,12 @@
+"""Returning freed memory to the system."""
+
+import ctypes
+import gc
+import sys
+
+
+def give_back() -> None:
+    """Make freed pages count as free again (Linux): glibc keeps them, in case, after blocks of some megabytes are freed."""
+    if sys.platform == "linux":
+        gc.collect(0)
+        ctypes.CDLL(None).malloc_trim(0)
