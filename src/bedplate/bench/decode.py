@@ -1,15 +1,15 @@
 """`bedplate bench decode`: greedy continuation by GPT-2 at batch 1, ours against `transformers.generate`, same weights."""
 
 import copy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import nn
 
-from bedplate.bench.measure import Row, peak_memory, take_turns
+from bedplate.bench.measure import Row, peak_memory, print_own_peak, take_turns
 from bedplate.errors import require
 from bedplate.generate.engine import sample_tokens
 from bedplate.generate.sample import Sampling
@@ -17,34 +17,22 @@ from bedplate.models import build, from_pretrained, published_sizes, save_pretra
 from bedplate.nn.fast.packed_linear import pack
 
 PROMPT = 32
+Generate = Callable[[], list[int]]
 
 
 def run(*, size: str = "gpt2", new_tokens: int = 128, repeats: int = 5) -> list[Row]:
     """Tokens per second and memory of float32 greedy decoding; also checks that both sides give the same tokens."""
-    transformers = require("transformers", extra="dev")
-    transformers.utils.logging.disable_progress_bar()
-    prompt = torch.randint(50257, (1, PROMPT), generator=torch.Generator().manual_seed(0))
-    made: dict[str, Any] = {}
-
-    with TemporaryDirectory() as temporary:
+    with TemporaryDirectory() as folder:
         torch.manual_seed(0)
         model = build(published_sizes()[size])
         _sharpen(model)
-        save_pretrained(model, Path(temporary), end_id=50256)
+        save_pretrained(model, Path(folder), end_id=50256)
         del model
-
-        def ours() -> None:
-            made["ours"] = _ours(Path(temporary), prompt, new_tokens)
-            made["ours"]()
-
-        def peer() -> None:
-            made["peer"] = _peer(transformers, temporary, prompt, new_tokens)
-            made["peer"]()
-
-        memory = peak_memory(ours), peak_memory(peer)
-    if made["ours"]() != made["peer"]():
+        memory = [peak_memory("bedplate.bench.decode", side, folder, str(new_tokens)) for side in ("ours", "peer")]
+        ours, peer = ours_generate(folder, new_tokens), peer_generate(folder, new_tokens)
+    if ours() != peer():
         raise AssertionError("the two sides generate different tokens")
-    seconds = take_turns(made["ours"], made["peer"], repeats=repeats)
+    seconds = take_turns(ours, peer, repeats=repeats)
     name = f"decode {size} fp32 batch 1, {PROMPT} + {new_tokens} tokens"
     speed = [new_tokens / s for s in seconds]
     return [
@@ -59,29 +47,41 @@ def _sharpen(model: nn.Module) -> None:
         model.get_parameter("token_embedding.weight").mul_(5)
 
 
-def _ours(folder: Path, prompt: torch.Tensor, new_tokens: int) -> Callable[[], list[int]]:
-    model = from_pretrained(folder)
+def ours_generate(folder: str, new_tokens: int) -> Generate:
+    """Our model, opened from a folder and packed."""
+    model = from_pretrained(Path(folder))
     pack(model)
+    greedy = Sampling(temperature=0)
+    prompt = _prompt().tolist()
 
     def generate() -> list[int]:
-        ids: list[int] = []
-        for token in sample_tokens(
-            model, prompt.tolist(), max_new_tokens=new_tokens, sampling=Sampling(temperature=0), seeds=[0],
-            is_done=lambda token: len(ids) + 1 >= new_tokens,
-        ):  # fmt: skip
-            ids.append(token.id)
-        return ids
+        options = {"max_new_tokens": new_tokens, "sampling": greedy, "seeds": [0]}
+        return [token.id for token in sample_tokens(model, prompt, is_done=lambda token: False, **options)]
 
     return generate
 
 
-def _peer(transformers: Any, folder: str, prompt: torch.Tensor, new_tokens: int) -> Callable[[], list[int]]:
+def peer_generate(folder: str, new_tokens: int) -> Generate:
+    """transformers' model and its own generation loop."""
+    transformers = require("transformers", extra="dev")
+    transformers.utils.logging.disable_progress_bar()
     model = transformers.GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
     settings = copy.deepcopy(model.generation_config)
     settings.update(max_new_tokens=new_tokens, do_sample=False, eos_token_id=None, pad_token_id=50256)
+    prompt = _prompt()
 
     def generate() -> list[int]:
         with torch.inference_mode():
             return model.generate(prompt, generation_config=settings)[0, prompt.shape[1] :].tolist()
 
     return generate
+
+
+def _prompt() -> torch.Tensor:
+    return torch.randint(50257, (1, PROMPT), generator=torch.Generator().manual_seed(0))
+
+
+if __name__ == "__main__":
+    side, folder, new_tokens = sys.argv[1:]
+    {"ours": ours_generate, "peer": peer_generate}[side](folder, int(new_tokens))()
+    print_own_peak()

@@ -1,9 +1,10 @@
 """Side-by-side measurement: both sides in one process, taking turns, so that a busy machine slows both alike."""
 
-import gc
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -12,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from bedplate.nn.fast.memory import give_back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,21 +43,23 @@ def take_turns(ours: Callable[[], object], peer: Callable[[], object], *, repeat
     return statistics.median(seconds[0]), statistics.median(seconds[1])
 
 
-def peak_memory(work: Callable[[], object]) -> float:
-    """Most gigabytes resident while `work` runs, above what was resident before (Linux; elsewhere not a number)."""
+def peak_memory(module: str, *arguments: str) -> float:
+    """Most gigabytes that `python -m module arguments` holds: the whole process, as a user pays for it.
+
+    Each side is measured in a process of its own; within one, memory that the first side freed would hide the second's.
+    """
+    result = subprocess.run([sys.executable, "-m", module, *arguments], check=True, capture_output=True, text=True)
+    return float(result.stdout.split()[-1])
+
+
+def print_own_peak() -> None:
+    """What the process measured by `peak_memory` prints last."""
     if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return (torch.cuda.max_memory_allocated() - before) / 1e9
-    if not Path("/proc/self/clear_refs").exists():
-        return float("nan")
-    gc.collect()
-    give_back()  # what was freed before must not hide what comes next
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    before = _status("VmRSS")
-    work()
-    return (_status("VmHWM") - before) / 1e6
+        print(torch.cuda.max_memory_allocated() / 1e9)
+    else:
+        # Not getrusage, whose maximum survives exec and so would be the parent's; Linux only.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        print(int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1e6)
 
 
 def conditions() -> dict[str, Any]:
@@ -78,11 +79,6 @@ def table(rows: list[Row]) -> dict[str, Any]:
     """Rows and conditions as written with --json."""
     lines = [{key: value for key, value in asdict(row).items() if key != "higher_is_better"} for row in rows]
     return {"rows": [line | {"ratio": row.ratio} for line, row in zip(lines, rows, strict=True)], **conditions()}
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1])
 
 
 def _processor() -> str:

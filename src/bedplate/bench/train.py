@@ -1,12 +1,13 @@
 """`bedplate bench train`: one optimizer step of GPT-2, ours against transformers' model in a plain loop."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from bedplate.bench.measure import Row, peak_memory, take_turns
+from bedplate.bench.measure import Row, peak_memory, print_own_peak, take_turns
 from bedplate.errors import require
 from bedplate.models.gpt2 import GPT2, HF, SIZES
 from bedplate.objectives.next_token import NextToken
@@ -17,28 +18,29 @@ from bedplate.train.precision import autocast
 Step = Callable[[], float]
 
 
-def run(*, size: str = "gpt2", batch: int = 4, length: int = 256, repeats: int = 3) -> list[Row]:
+def run(*, size: str = "gpt2", batch: int = 4, length: int = 256, repeats: int = 5) -> list[Row]:
     """Tokens per second and peak memory of a training step, in both precisions."""
-    ids = torch.randint(50257, (batch, length + 1), generator=torch.Generator().manual_seed(0))
     rows = []
     for precision in ("fp32", "bf16"):
-        ours, ours_memory = _measured_memory(lambda p=precision: ours_step(size, ids, p))
-        peer, peer_memory = _measured_memory(lambda p=precision: peer_step(size, ids, p))
-        seconds = take_turns(ours, peer, repeats=repeats)
+        seconds = take_turns(*(make(size, precision, batch, length) for make in (ours_step, peer_step)), repeats=repeats)
         speed = [batch * length / s for s in seconds]
         name = f"train {size} {precision} {batch}x{length}"
         rows.append(Row(name=name, ours=speed[0], peer=speed[1], unit="tokens/s", higher_is_better=True))
-        memory = {"ours": ours_memory, "peer": peer_memory}
-        rows.append(Row(name=f"{name}, peak memory", **memory, unit="GB", higher_is_better=False))
+        what = (size, precision, str(batch), str(length))
+        memory = [peak_memory("bedplate.bench.train", side, *what) for side in ("ours", "peer")]
+        rows.append(
+            Row(name=f"{name}, peak memory", ours=memory[0], peer=memory[1], unit="GB", higher_is_better=False)
+        )
     return rows
 
 
-def ours_step(size: str, ids: Tensor, precision: str) -> Step:
+def ours_step(size: str, precision: str, batch_size: int, length: int) -> Step:
     """One step as the training loop makes it; returns the loss."""
     torch.manual_seed(0)
     model = GPT2(replace(SIZES[size], dropout=0.0)).train()
-    settings = Settings(steps=1, micro_batch_size=len(ids), precision=precision)
+    settings = Settings(steps=1, micro_batch_size=batch_size, precision=precision)
     optimizer = AdamW().build(model)
+    ids = _ids(batch_size, length)
     batch = {"ids": ids[:, :-1], "targets": ids[:, 1:]}
 
     def step() -> float:
@@ -54,13 +56,14 @@ def ours_step(size: str, ids: Tensor, precision: str) -> Step:
     return step
 
 
-def peer_step(size: str, ids: Tensor, precision: str) -> Step:
+def peer_step(size: str, precision: str, batch_size: int, length: int) -> Step:
     """The loop that transformers' documentation shows, with clipping; returns the loss."""
     transformers = require("transformers", extra="dev")
     torch.manual_seed(0)
     values = HF.config_to(replace(SIZES[size], dropout=0.0))
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**values)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, weight_decay=0.1)
+    ids = _ids(batch_size, length)
 
     def step() -> float:
         with autocast(precision, ids.device):
@@ -74,14 +77,13 @@ def peer_step(size: str, ids: Tensor, precision: str) -> Step:
     return step
 
 
-def _measured_memory(make: Callable[[], Step]) -> tuple[Step, float]:
-    """A step function, and the memory that making it and its first two calls took."""
-    made: list[Step] = []
+def _ids(batch: int, length: int) -> Tensor:
+    return torch.randint(50257, (batch, length + 1), generator=torch.Generator().manual_seed(0))
 
-    def work() -> None:
-        made.append(make())
-        made[0]()
-        made[0]()
 
-    memory = peak_memory(work)
-    return made[0], memory
+if __name__ == "__main__":
+    side, size, precision, batch, length = sys.argv[1:]
+    step = {"ours": ours_step, "peer": peer_step}[side](size, precision, int(batch), int(length))
+    for _ in range(2):
+        step()
+    print_own_peak()

@@ -94,7 +94,7 @@ def sample_tokens(
 ) -> Iterator[Token]:
     """The loop itself, on ids: yields each token drawn; a sequence goes on until `is_done(token)`.
 
-    `max_new_tokens` and the context bound what `is_done` may let pass.
+    At the latest it ends after `max_new_tokens`, or where the context is full.
     """
     if not prompts:
         return
@@ -103,14 +103,16 @@ def sample_tokens(
     try:
         rows = list(range(len(prompts)))
         histories = [list(prompt) for prompt in prompts]
+        limits = [min(len(prompt) + max_new_tokens, model.config.context_length) for prompt in prompts]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         features, state = _prefill(model, prompts, max_new_tokens)
         while rows:
             tokens = _draw(model, features, sampling, rows, histories, generators)
             open_places = []
             for place, token in enumerate(tokens):
-                histories[token.row].append(token.id)
-                if not is_done(token):
+                history = histories[token.row]
+                history.append(token.id)
+                if not is_done(token) and len(history) < limits[token.row]:
                     open_places.append(place)
                 yield token
             rows = [rows[place] for place in open_places]
