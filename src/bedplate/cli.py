@@ -32,7 +32,7 @@ def papers(options: argparse.Namespace) -> int:
 def quickstart(options: argparse.Namespace) -> int:
     """Train GPT-2 on Python's documentation, verify it, let it write, and leave a report: about two minutes."""
     from bedplate.console import print_table
-    from bedplate.load import load
+    from bedplate.language_model import load
     from bedplate.recipes.recipe import find_recipe, folder_of, parse_overrides
     from bedplate.train.report import write_report
     from bedplate.verify.contracts import verify
@@ -95,7 +95,7 @@ def train(options: argparse.Namespace) -> int:
 
 def generate(options: argparse.Namespace) -> int:
     """Continue a prompt with a trained model; one ships with bedplate."""
-    from bedplate.load import load
+    from bedplate.language_model import load
 
     language_model = load(options.model)
     prompts = [sys.stdin.read() if prompt == "-" else prompt for prompt in options.prompts] or [PROMPTS[0]]
@@ -109,10 +109,12 @@ def generate(options: argparse.Namespace) -> int:
 
 def chat(options: argparse.Namespace) -> int:
     """Continue what you type, line by line, until an empty line or Ctrl-D: plain completion."""
-    from bedplate.load import load
+    from bedplate.language_model import load
 
     language_model = load(options.model)
-    print("Type the beginning of a text; an empty line ends. The model continues it (it has not been taught to answer).")
+    print(
+        "Type the beginning of a text; an empty line ends. The model continues it (it has not been taught to answer)."
+    )
     seed = options.seed
     while prompt := _ask("> "):
         for piece in language_model.stream(prompt, seed=seed, **_sampling(options)):
@@ -123,7 +125,7 @@ def chat(options: argparse.Namespace) -> int:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Measure the numeric contracts on a model name, a run, a folder or a shipped checkpoint; exit code 1 when one fails."""
+    """Measure the numeric contracts on a model name, a run, a folder or a shipped checkpoint; 1 when one fails."""
     from bedplate.console import print_table, save_json
     from bedplate.verify.contracts import verify as verify_model
     from bedplate.verify.target import find_target
@@ -152,7 +154,8 @@ def reproduce(options: argparse.Namespace) -> int:
     record = {"claim": experiment.CLAIM, "result": dataclasses.asdict(result), **dataclasses.asdict(verdict)}
     save_json(folder / "result.json", record)
     save_json(options.json, record)
-    print(f"{verdict.sentence}\n{'The claim holds' if verdict.holds else 'The claim does NOT hold'} at scale {options.scale}.")
+    print(verdict.sentence)
+    print(f"The claim {'holds' if verdict.holds else 'does NOT hold'} at scale {options.scale}.")
     print(f"Plot: {(folder / 'plot.png').resolve()}")
     return int(not verdict.holds)
 
@@ -163,7 +166,9 @@ def show(options: argparse.Namespace) -> int:
     from bedplate.show import describe_model
 
     description = describe_model(options.model)
-    print_table([{"setting": key, "value": str(value)} for key, value in description["config"].items()], title=options.model)
+    print_table(
+        [{"setting": key, "value": str(value)} for key, value in description["config"].items()], title=options.model
+    )
     print()
     print_table(description["parameters"])
     print()
@@ -173,7 +178,7 @@ def show(options: argparse.Namespace) -> int:
 
 
 def show_batch(options: argparse.Namespace) -> int:
-    """What a recipe feeds its model: ids, texts, targets and documents of a batch, and what happens at document ends."""
+    """What a recipe feeds its model: ids, texts, targets and documents of a batch, and the policy at their ends."""
     from bedplate.console import print_table, save_json
     from bedplate.recipes.recipe import find_recipe, parse_overrides
     from bedplate.show import describe_batch
@@ -252,7 +257,9 @@ class _Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            raise UserError(f"there is no {action.metavar or action.dest} {value!r}", fix=nearest(value, action.choices))
+            raise UserError(
+                f"there is no {action.metavar or action.dest} {value!r}", fix=nearest(value, action.choices)
+            )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -283,7 +290,9 @@ def _parser() -> argparse.ArgumentParser:
         one = command(function)
         if function is generate:
             one.add_argument("prompts", nargs="*", metavar="prompt", help="text to continue; - reads standard input")
-        one.add_argument("--model", default=DEFAULT_MODEL, help=f"run, folder, shipped name or hub id ({DEFAULT_MODEL})")
+        one.add_argument(
+            "--model", default=DEFAULT_MODEL, help=f"run, folder, shipped name or hub id ({DEFAULT_MODEL})"
+        )
         one.add_argument("--max-new-tokens", type=int, default=100)
         one.add_argument("--temperature", type=float, default=0.7, help="0 takes the likeliest token (default 0.7)")
         one.add_argument("--top-k", type=int, default=0, help="0 = off")

@@ -22,7 +22,12 @@ def training_progress(steps: int) -> Iterator[Callable[[Mapping[str, Any]], None
     if not console.is_terminal:
         yield _plain_progress(steps)
         return
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"), TimeRemainingColumn(compact=True))
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(compact=True),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=steps, status="")
         held_out = ""
@@ -77,7 +82,9 @@ def _cell(value: Any) -> str:
         return f"{value:.1e}" if value and abs(value) < 1e-2 else f"{value:,.2f}" if value else "0"
     if isinstance(value, int):
         return f"{value:,}"
-    style = {"pass": "green", "fail": "bold red", "working": "green", "not yet": "dim", "not applicable": "dim"}.get(value)
+    style = {"pass": "green", "fail": "bold red", "working": "green", "not yet": "dim", "not applicable": "dim"}.get(
+        value
+    )
     text = str(value).replace("[", r"\[")
     return f"[{style}]{text}[/]" if style else text
 
@@ -88,4 +95,6 @@ def save_json(path: Path | None, value: Any) -> None:
         try:
             write_json(path, value)
         except OSError as error:
-            raise UserError(f"cannot write {path} ({error.strerror})", fix="name a file in a folder that exists") from error
+            raise UserError(
+                f"cannot write {path} ({error.strerror})", fix="name a file in a folder that exists"
+            ) from error

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bedplate.errors import UserError
-from bedplate.load import load
+from bedplate.language_model import load
 from bedplate.models import build, published_sizes
 from bedplate.nn.fast.linear_cross_entropy import IGNORE
 from bedplate.recipes.recipe import Recipe
@@ -18,12 +18,7 @@ from bedplate.recipes.run import prepare
 
 def describe_model(target: str) -> dict[str, Any]:
     """Configuration, parameters by part, and memory in gigabytes. Published sizes are not allocated."""
-    sizes = published_sizes()
-    if target in sizes and not Path(target).exists():
-        with torch.device("meta"):
-            model = build(sizes[target])
-    else:
-        model = load(target).model
+    model: Any = _model(target)
     parts: dict[str, int] = defaultdict(int)
     for name, parameter in model.named_parameters():
         parts[_part(name)] += parameter.numel()
@@ -36,6 +31,14 @@ def describe_model(target: str) -> dict[str, Any]:
     }
 
 
+def _model(target: str) -> nn.Module:
+    sizes = published_sizes()
+    if target not in sizes or Path(target).exists():
+        return load(target).model
+    with torch.device("meta"):
+        return build(sizes[target])
+
+
 def describe_batch(recipe: Recipe, *, step: int, row: int) -> tuple[list[dict[str, Any]], str]:
     """The tokens of one window of a batch, and what is done at the ends of documents."""
     prepared = prepare(recipe)
@@ -44,14 +47,16 @@ def describe_batch(recipe: Recipe, *, step: int, row: int) -> tuple[list[dict[st
         raise UserError(f"the batch has no window {row}", fix=f"choose --row from 0 to {recipe.batch_size - 1}")
     documents = batch.get("documents", torch.zeros_like(batch["ids"]))[row].tolist()
     rows = []
-    for position, (id, target) in enumerate(zip(batch["ids"][row].tolist(), batch["targets"][row].tolist(), strict=True)):
+    for position, (id, target) in enumerate(
+        zip(batch["ids"][row].tolist(), batch["targets"][row].tolist(), strict=True)
+    ):
         learned = "not counted" if target == IGNORE else repr(tokenizer.decode([target]))
         text = repr(tokenizer.decode([id]))
         rows.append({"position": position, "document": documents[position], "id": id, "text": text, "target": learned})
     sees = "only its own document" if recipe.data.isolate else "everything before it in the window"
     policy = (
-        f"Documents end with <|endoftext|> (id {tokenizer.end_id}), which is learned; nothing marks their beginning; no padding. "
-        f"A token sees {sees}. {len(batch['ids'])} windows of {prepared.source.length} tokens a step."
+        f"Documents end with <|endoftext|> (id {tokenizer.end_id}), which is learned; nothing marks their beginning; "
+        f"no padding. A token sees {sees}. {len(batch['ids'])} windows of {prepared.source.length} tokens a step."
     )
     return rows, policy
 
@@ -62,7 +67,7 @@ def _part(name: str) -> str:
     return f"blocks: {words[2]}" if words[0] == "blocks" else words[0]
 
 
-def _memory(model: nn.Module, total: int) -> list[dict[str, Any]]:
+def _memory(model: Any, total: int) -> list[dict[str, Any]]:
     with torch.device("meta"):
         state = model.new_state(1, capacity=1)
     per_token = sum(layer.keys.numel() + layer.values.numel() for layer in state)

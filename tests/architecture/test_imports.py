@@ -11,14 +11,14 @@ from tests.architecture.tree import ROOT, SOURCE, imports, name_of, parse, room,
 
 # Left may import right; never leftwards, and not sideways between rooms that share a place, unless SIDEWAYS says so.
 ORDER = (
-    "cli __main__ studio > console show > experiments > recipes serve bench verify load > evaluate"
+    "cli __main__ studio > console show > experiments > recipes serve bench verify language_model > evaluate"
     " > train retrieve > objectives adapt generate > models > weights data > nn > files > errors papers __init__"
 )
 RANK = {name: rank for rank, names in enumerate(ORDER.split(" > ")) for name in names.split()}
 SIDEWAYS = {
     ("__main__", "cli"): "it is the other way to start the command line",
-    ("load", "recipes"): "a run folder is opened by the recipe that made it",
-    ("verify", "load"): "a target is whatever load opens",
+    ("language_model", "recipes"): "a run folder is opened by the recipe that made it",
+    ("verify", "language_model"): "a target is whatever load opens",
 }
 # Downwards, but still not allowed: who needs these is handed them.
 KEPT_APART = {("train", "objectives"), ("train", "models"), ("train", "generate"), ("objectives", "models")}

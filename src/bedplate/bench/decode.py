@@ -1,4 +1,4 @@
-"""`bedplate bench decode`: greedy continuation by GPT-2 at batch 1, ours against `transformers.generate`, same weights."""
+"""`bedplate bench decode`: greedy decoding of GPT-2 at batch 1, ours against `transformers.generate`, same weights."""
 
 import copy
 import sys

@@ -22,15 +22,15 @@ def run(*, size: str = "gpt2", batch: int = 4, length: int = 256, repeats: int =
     """Tokens per second and peak memory of a training step, in both precisions."""
     rows = []
     for precision in ("fp32", "bf16"):
-        seconds = take_turns(*(make(size, precision, batch, length) for make in (ours_step, peer_step)), repeats=repeats)
+        seconds = take_turns(
+            *(make(size, precision, batch, length) for make in (ours_step, peer_step)), repeats=repeats
+        )
         speed = [batch * length / s for s in seconds]
         name = f"train {size} {precision} {batch}x{length}"
         rows.append(Row(name=name, ours=speed[0], peer=speed[1], unit="tokens/s", higher_is_better=True))
         what = (size, precision, str(batch), str(length))
         memory = [peak_memory("bedplate.bench.train", side, *what) for side in ("ours", "peer")]
-        rows.append(
-            Row(name=f"{name}, peak memory", ours=memory[0], peer=memory[1], unit="GB", higher_is_better=False)
-        )
+        rows.append(Row(name=f"{name}, peak memory", ours=memory[0], peer=memory[1], unit="GB", higher_is_better=False))
     return rows
 
 

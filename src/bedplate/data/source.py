@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,15 +12,6 @@ from bedplate.data.order import Permutation
 from bedplate.data.shards import TokenShards
 from bedplate.errors import UserError
 from bedplate.nn.fast.linear_cross_entropy import IGNORE
-
-
-class Source(Protocol):
-    """The contract: `batch(step)` is the global batch; its leading axis counts items, so that ranks can slice it."""
-
-    @property
-    def batch_size(self) -> int: ...
-
-    def batch(self, step: int) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)

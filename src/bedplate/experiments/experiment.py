@@ -1,10 +1,10 @@
 """What an experiment is: a module with a claim of its paper, tried at several scales.
 
-    CLAIM                      one sentence, with its section
-    SCALES                     name -> settings: smoke (seconds), small (minutes on two cores)
-    run(scale, watch) -> Result    measures; deterministic given the scale
-    check(result) -> Verdict       compares with the bar, margin and seeds included
-    plot(result, path)             one picture that shows it
+CLAIM                      one sentence, with its section
+SCALES                     name -> settings: smoke (seconds), small (minutes on two cores)
+run(scale, watch) -> Result    measures; deterministic given the scale
+check(result) -> Verdict       compares with the bar, margin and seeds included
+plot(result, path)             one picture that shows it
 """
 
 import importlib

@@ -1,10 +1,10 @@
 """GPT-2's thesis at laptop scale: tasks without training for them.
 
-A model is trained on text alone (Python's documentation). Then it takes a two-way test that nobody trained it for: which
-of two lines comes next? The two lines are nearly equally long, and both come from held-out documents. It answers with the
-line whose log-likelihood the context raises more, log p(line | context) - log p(line): the normalization of GPT-3,
-section 2.4, without which a model this small mostly prefers the more ordinary line. Controls: that plain likelihood,
-and an untrained model (chance).
+A model is trained on text alone (Python's documentation). Then it takes a two-way test that nobody trained it for:
+which of two lines comes next? The two lines are nearly equally long, and both come from held-out documents. It answers
+with the line whose log-likelihood the context raises more, log p(line | context) - log p(line): the normalization of
+GPT-3, section 2.4, without which a model this small mostly prefers the more ordinary line. Controls: that plain
+likelihood, and an untrained model (chance).
 """
 
 import math
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from bedplate.data.text import Document
 from bedplate.data.tokenize.byte_bpe import ByteBPE
@@ -26,7 +25,9 @@ from bedplate.models import build
 from bedplate.recipes.gpt2 import quickstart
 from bedplate.recipes.run import load_run, prepare, start
 
-CLAIM = "A language model trained on text alone performs tasks it was not trained for, by likelihood (sections 1 and 3)."
+CLAIM = (
+    "A language model trained on text alone performs tasks it was not trained for, by likelihood (sections 1 and 3)."
+)
 CONTEXT_LINES = 6
 
 
@@ -81,7 +82,9 @@ def run(scale: str, *, watch: Callable[[str], None] = print) -> Result:
             start(recipe, Path(folder) / "run", watch=_every(settings.steps // 4, watch))
             trained, tokenizer = load_run(Path(folder) / "run")
         rows.append((*accuracies(trained, tokenizer, questions), accuracies(untrained, tokenizer, questions)[0]))
-        watch(f"seed {seed}: {rows[-1][0]:.3f} right; {rows[-1][1]:.3f} by plain likelihood; untrained {rows[-1][2]:.3f}")
+        watch(
+            f"seed {seed}: {rows[-1][0]:.3f} right; {rows[-1][1]:.3f} by plain likelihood; untrained {rows[-1][2]:.3f}"
+        )
     by_condition = list(zip(*rows, strict=True))
     return Result(
         scale=scale,
@@ -108,7 +111,7 @@ def make_questions(documents: Sequence[Document], *, number: int) -> list[Questi
     return questions
 
 
-def accuracies(model: nn.Module, tokenizer: ByteBPE, questions: Sequence[Question]) -> tuple[float, float]:
+def accuracies(model: Any, tokenizer: ByteBPE, questions: Sequence[Question]) -> tuple[float, float]:
     """Share of questions answered rightly: by what the context adds to the log-likelihood, and by plain likelihood."""
     room = model.config.context_length
     with_context, alone = [], []
@@ -134,9 +137,9 @@ def check(result: Result) -> Verdict:
     bar = SCALES[result.scale].bar
     margin = 2 * math.sqrt(2 * 0.25 / result.pairs)  # of a difference of two proportions; seeds share the questions
     sentence = (
-        f"The true next line was chosen in {mean:.1%} of {result.pairs} questions (bar {bar:.0%}; {len(result.trained)} "
-        f"seed(s), {min(result.trained):.1%} to {max(result.trained):.1%}); untrained {untrained:.1%} (margin asked "
-        f"{margin:.1%}); by plain likelihood {plain:.1%}."
+        f"The true next line was chosen in {mean:.1%} of {result.pairs} questions (bar {bar:.0%}; "
+        f"{len(result.trained)} seed(s), {min(result.trained):.1%} to {max(result.trained):.1%}); "
+        f"untrained {untrained:.1%} (margin asked {margin:.1%}); by plain likelihood {plain:.1%}."
     )
     return Verdict(holds=mean >= bar and mean > untrained + margin, sentence=sentence)
 

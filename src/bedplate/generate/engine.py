@@ -84,7 +84,7 @@ def stream(
 
 
 def sample_tokens(
-    model: nn.Module,
+    model: Any,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
@@ -207,7 +207,9 @@ def _writers(
         raise UserError("a stop string is empty", fix="leave it out")
     writers = []
     for prompt in prompts:
-        ids = _prompt_ids(model, tokenizer, prompt, keep=model.config.context_length - max_new_tokens, truncate=truncate)
+        ids = _prompt_ids(
+            model, tokenizer, prompt, keep=model.config.context_length - max_new_tokens, truncate=truncate
+        )
         room = model.config.context_length - len(ids)
         writers.append(_Writer(ids, tokenizer, max_new_tokens, room, TextStream(stop)))
     return writers
@@ -223,5 +225,7 @@ def _prompt_ids(model: Any, tokenizer: Any, prompt: str, *, keep: int, truncate:
         return ids[-max(keep, 1) :]
     if len(ids) >= context:
         cause = f"the prompt has {len(ids)} tokens, the context of the model holds {context}"
-        raise UserError(cause, fix=f"shorten it to at most {context - 1} tokens, or pass truncate=True to drop its beginning")
+        raise UserError(
+            cause, fix=f"shorten it to at most {context - 1} tokens, or pass truncate=True to drop its beginning"
+        )
     return ids

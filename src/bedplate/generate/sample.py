@@ -47,7 +47,7 @@ def choose(
     if sampling.temperature == 0:
         return logits.argmax(dim=-1).tolist()
     logits = keep_top_p(keep_top_k(logits / sampling.temperature, sampling.top_k), sampling.top_p)
-    # One uniform number a row, looked up in the cumulative distribution: cheap, and float64 makes it insensitive to rounding.
+    # One uniform number a row, looked up in the cumulative distribution; float64, so that rounding hardly matters.
     cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
     draws = torch.cat([torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators])
     targets = draws[:, None].to(logits.device) * cumulative[:, -1:]

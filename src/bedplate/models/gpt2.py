@@ -1,10 +1,12 @@
-"""GPT-2: Language Models are Unsupervised Multitask Learners. Radford, Wu, Child, Luan, Amodei, Sutskever, 2019. No arXiv id.
+"""GPT-2: Language Models are Unsupervised Multitask Learners.
+
+Radford, Wu, Child, Luan, Amodei, Sutskever, 2019; not on arXiv.
 
 New here: the Transformer decoder of GPT-1 with the layer norms moved to the input of each sub-block, one more after
-the last block, residual weights scaled down at initialization by depth, byte-level BPE, and a context of 1,024 (section 2.3).
+the last block, residual weights scaled down at initialization by depth, byte-level BPE, and a context of 1,024.
 
-Paper against the released weights: the paper's sizes (117M, 345M, 762M, 1542M) undercount, see `SIZES`; the released code
-has no dropout, the configurations that travel with the weights say 0.1 everywhere.
+Paper against the released weights: the paper's sizes (117M, 345M, 762M, 1542M) undercount, see `SIZES`; the released
+code has no dropout, the configurations that travel with the weights say 0.1 everywhere.
 """
 
 from dataclasses import dataclass
@@ -87,7 +89,7 @@ class GPT2(nn.Module):
         self.initialize()
 
     def initialize(self) -> None:
-        """N(0, 0.02), positions N(0, 0.01), weights into the residual path / sqrt(number of residual layers) (section 2.3)."""
+        """N(0, 0.02), positions N(0, 0.01), weights into the residual path / sqrt(residual layers) (section 2.3)."""
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 into_residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
@@ -194,7 +196,8 @@ HF = Checkpoint(
         Setting("tie_word_embeddings", "tied"),
     ),
     require={"add_cross_attention": False},
-    # n_ctx repeats n_positions; reorder_and_upcast_attn changes rounding in half precision only; summary_*: another head's.
+    # n_ctx repeats n_positions; reorder_and_upcast_attn changes rounding in half precision only; summary_* is for
+    # another head.
     ignore=("n_ctx", "reorder_and_upcast_attn", "initializer_range", "summary_*", "task_specific_params"),
     weights=(
         Rename("transformer.wte.weight", "token_embedding.weight"),

@@ -9,6 +9,7 @@ from bedplate.nn.position import Causal, rotate
 
 Heads = Float[Tensor, "batch heads query head_dim"]
 KeyHeads = Float[Tensor, "batch kv_heads key head_dim"]
+NewHeads = Float[Tensor, "batch kv_heads new head_dim"]
 # A bias is added to the scores when it is floating point, and says "may look" when it is boolean.
 Bias = Causal | Bool[Tensor, "#batch #heads query key"] | Float[Tensor, "#batch #heads query key"] | None
 
@@ -71,8 +72,8 @@ class KVCache:
         """Tokens per sequence that fit."""
         return self.keys.shape[2]
 
-    def append(self, key: KeyHeads, value: KeyHeads) -> tuple[KeyHeads, KeyHeads]:
-        """Store new tokens behind each sequence's own last one; returns all keys and values, up to the longest sequence."""
+    def append(self, key: NewHeads, value: NewHeads) -> tuple[KeyHeads, KeyHeads]:
+        """Store new tokens behind each sequence's last one; returns all keys and values, up to the longest sequence."""
         start, end = self.longest, self.longest + key.shape[2]
         if end > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens, {end} were given")

@@ -6,7 +6,7 @@ An objective is a frozen dataclass with
 
 and, if it needs them,
 
-    setup(model) -> nn.Module          a companion it owns: teacher, reference model, value head, opponent; saved with the run
+    setup(model) -> nn.Module          a companion it owns (teacher, value head, opponent), saved with the run
     before_step(model, companion, step)   after gradients are complete and normalized, before clipping and the optimizer
     after_step(model, companion, step)    after the optimizer
 
@@ -15,11 +15,13 @@ and, if it needs them,
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-Batch = Mapping[str, Any]  # tensors or lists; the leading axis counts items, so that micro-batches and ranks can slice it
+Batch = Mapping[
+    str, Any
+]  # tensors or lists; the leading axis counts items, so that micro-batches and ranks can slice it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +30,12 @@ class Loss:
 
     total: Tensor  # scalar, differentiable, summed over items
     count: Tensor  # scalar: tokens, images, pairs, boxes
-    metrics: dict[str, Tensor] = field(default_factory=dict)  # further sums over the same items, reported divided by count
+    metrics: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # further sums over the same items, reported divided by count
 
 
+@runtime_checkable
 class Objective(Protocol):
     """The part of the contract that every objective has."""
 

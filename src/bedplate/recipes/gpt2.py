@@ -47,12 +47,12 @@ def stdlib() -> Recipe:
 
 
 def tiny() -> Recipe:
-    """The checkpoint that ships with bedplate: half an hour on two cores, under 2 MB in bfloat16."""
+    """The checkpoint that ships with bedplate: ten minutes on two cores, under 2 MB in bfloat16."""
     return Recipe(
         name="gpt2.tiny",
         model=Config(vocab_size=1024, context_length=256, dim=128, num_layers=4, num_heads=4, dropout=0.0),
         optimizer=AdamW(lr=3e-3),
-        steps=4000,
+        steps=2500,  # with 4,000 the held-out text gets worse after 2,500
         batch_size=16,
         micro_batch_size=16,
         evaluate_every=250,

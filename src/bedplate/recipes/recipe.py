@@ -113,7 +113,9 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
         parsed = _parse(key, value, kind)
         changes.setdefault(outer, {})[inner] = parsed
     own = changes.pop("", {})
-    return replace(recipe, **own, **{outer: replace(getattr(recipe, outer), **inner) for outer, inner in changes.items()})
+    return replace(
+        recipe, **own, **{outer: replace(getattr(recipe, outer), **inner) for outer, inner in changes.items()}
+    )
 
 
 def _parse(key: str, value: Any, kind: Any) -> Any:
@@ -137,7 +139,11 @@ def _parse(key: str, value: Any, kind: Any) -> Any:
 
 def _wrong(key: str, value: Any, kind: Any) -> UserError:
     examples = {int: "a whole number such as 200", float: "a number such as 1e-3", bool: "true or false"}
-    wanted = f"{len(get_args(kind))} numbers such as 0.9,0.95" if get_origin(kind) is tuple else examples.get(kind, str(kind))
+    wanted = (
+        f"{len(get_args(kind))} numbers such as 0.9,0.95"
+        if get_origin(kind) is tuple
+        else examples.get(kind, str(kind))
+    )
     return UserError(f"{key}={value} has the wrong type", fix=f"give {wanted}")
 
 

@@ -120,7 +120,9 @@ def _train(
     if not outcome.interrupted:
         whole = likelihood(model, prepared.held_out_windows())
         result = {"bits_per_byte": whole.bits_per_byte, "perplexity_per_token": whole.perplexity_per_token}
-        write_json(folder / "result.json", {"step": outcome.step, **result, "tokens": whole.tokens, "bytes": whole.bytes})
+        write_json(
+            folder / "result.json", {"step": outcome.step, **result, "tokens": whole.tokens, "bytes": whole.bytes}
+        )
     return outcome
 
 

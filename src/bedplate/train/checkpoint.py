@@ -1,4 +1,4 @@
-"""Training checkpoints: `checkpoints/step-N/` folders that appear whole, carry hashes, and hold all that resuming needs."""
+"""Training checkpoints: `checkpoints/step-N/` folders that appear whole, with hashes and all that resuming needs."""
 
 import re
 import shutil
@@ -16,7 +16,13 @@ WEIGHTS, TRAINING, ABOUT = "weights.safetensors", "training.safetensors", "check
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, companion: nn.Module | None, *, keep: int
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    companion: nn.Module | None,
+    *,
+    keep: int,
 ) -> Path:
     """Write the state after `step` updates and forget all but the newest `keep` checkpoints of the run in `folder`."""
     target = folder / "checkpoints" / f"step-{step:08d}"

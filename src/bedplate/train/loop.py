@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,12 @@ Batch = Mapping[str, Any]
 KEPT_CHECKPOINTS = 2  # the newest, and one more in case the disk damages it
 
 
+@runtime_checkable
 class Source(Protocol):
-    """Where batches come from: the same step gives the same global batch, whatever was asked before."""
+    """Where batches come from: the same step gives the same global batch, whatever was asked before.
+
+    Its leading axis counts items, so that micro-batches and ranks can slice it.
+    """
 
     def batch(self, step: int) -> Batch: ...
 
@@ -70,7 +74,7 @@ def train(
     """Train a model in place, from scratch or from the newest checkpoint in `folder`.
 
     `evaluate(model)` gives measures to log next to the loss; `watch` sees every logged line. Ctrl-C or SIGTERM ends
-    the run after the current step, saved. Raises UserError when the loss is not finite or a checkpoint cannot be written.
+    the run after the current step, saved. Raises UserError when the loss is not finite or no checkpoint can be written.
     """
     device = next(model.parameters()).device
     companion = objective.setup(model) if hasattr(objective, "setup") else None

@@ -13,16 +13,19 @@ from bedplate.train.run import read_metrics, read_run
 REPORT = "report.html"
 
 STYLE = """
-:root { --ink: #1c2330; --soft: #667085; --line: #e4e7ec; --ground: #ffffff; --band: #f7f8fa; --good: #157f3c; --bad: #b42318; }
+:root { --ink: #1c2330; --soft: #667085; --line: #e4e7ec; --ground: #ffffff; --band: #f7f8fa;
+  --good: #157f3c; --bad: #b42318; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ef; --soft: #98a2b3; --line: #2b3240; --ground: #12161d; --band: #1a202a; --good: #4ade80; --bad: #f97066; } }
+  :root { --ink: #e6e9ef; --soft: #98a2b3; --line: #2b3240; --ground: #12161d; --band: #1a202a;
+    --good: #4ade80; --bad: #f97066; } }
 body { margin: 0 auto; max-width: 60rem; padding: 2rem 1.25rem 4rem; color: var(--ink); background: var(--ground);
   font: 16px/1.55 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
 p.soft, td.soft { color: var(--soft); } img { max-width: 100%; border-radius: 8px; background: #fff; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: 600; color: var(--soft); font-size: .85rem; } .pass { color: var(--good); } .fail { color: var(--bad); }
+th { font-weight: 600; color: var(--soft); font-size: .85rem; }
+.pass { color: var(--good); } .fail { color: var(--bad); }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--band); border-radius: 8px; padding: .8rem 1rem;
   font: 14px/1.5 ui-monospace, monospace; } pre b { color: var(--soft); font-weight: 600; }
 dl.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .75rem; margin: 1.2rem 0; }
@@ -59,8 +62,8 @@ def _sentence(record: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -
     minutes = sum(line["seconds"] for line in metrics) / 60
     environment = record["environment"]
     return (
-        f"{metrics[-1]['step']} steps in {minutes:.1f} minutes on {corpus['name']} ({corpus['bytes'] / 1e6:.1f} MB of text, "
-        f"{corpus['documents']} documents, {corpus['held_out_documents']} of them held out). "
+        f"{metrics[-1]['step']} steps in {minutes:.1f} minutes on {corpus['name']} ({corpus['bytes'] / 1e6:.1f} MB "
+        f"of text, {corpus['documents']} documents, {corpus['held_out_documents']} of them held out). "
         f"torch {environment['torch']}, {environment['threads']} threads, {environment['device']}."
     )
 
@@ -90,7 +93,9 @@ def _loss_curve(metrics: Sequence[Mapping[str, Any]]) -> str:
         right = axes.twinx()
         steps, values = [m["step"] for m in measured], [m["held_out_bits_per_byte"] for m in measured]
         right.plot(steps, values, color="#c2410c", marker="o", markersize=4)
-        right.annotate(f"{values[-1]:.2f}", (steps[-1], values[-1]), textcoords="offset points", xytext=(0, 8), ha="center")
+        right.annotate(
+            f"{values[-1]:.2f}", (steps[-1], values[-1]), textcoords="offset points", xytext=(0, 8), ha="center"
+        )
         right.set_ylabel("held-out bits per byte", color="#c2410c")
         right.spines["top"].set_visible(False)
     axes.spines["top"].set_visible(False)
@@ -122,5 +127,7 @@ def _contracts(contracts: Sequence[Mapping[str, Any]]) -> str:
 
 def _settings(record: Mapping[str, Any]) -> str:
     rows = {**record["settings"], "text sha256": record["data"]["corpus"]["sha256"]}
-    lines = "".join(f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(value))}</td></tr>" for key, value in rows.items())
+    lines = "".join(
+        f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(value))}</td></tr>" for key, value in rows.items()
+    )
     return f"<h2>Settings</h2><table>{lines}</table>"

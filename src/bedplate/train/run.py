@@ -1,4 +1,4 @@
-"""The run folder: what was asked (`run.json`), what happened (`metrics.jsonl`), and where it stands (`checkpoints/`)."""
+"""The run folder: what was asked (`run.json`), what happened (`metrics.jsonl`), where it stands (`checkpoints/`)."""
 
 import json
 import os
@@ -19,12 +19,16 @@ RECORD, METRICS = "run.json", "metrics.jsonl"
 def start_run(folder: Path, record: dict[str, Any]) -> None:
     """Create a run folder; one that already holds a run is an error."""
     if (folder / RECORD).exists():
-        raise UserError(f"{folder} already holds a run", fix=f"bedplate train --resume {folder}, or choose another --out")
+        raise UserError(
+            f"{folder} already holds a run", fix=f"bedplate train --resume {folder}, or choose another --out"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RECORD, record | {"environment": environment()})
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror})", fix="choose another folder with --out") from error
+        raise UserError(
+            f"cannot write to {folder} ({error.strerror})", fix="choose another folder with --out"
+        ) from error
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bedplate.load import load
+from bedplate.language_model import load
 from bedplate.models import MODEL_TYPES, build, checkpoint_table
 
 SMALL = {"vocab_size": 199, "context_length": 64, "dim": 48, "num_layers": 3, "num_heads": 3}

@@ -27,7 +27,7 @@ DESCRIPTIVE = (
 
 @dataclass(frozen=True)
 class Setting:
-    """A key of config.json and our name for it; `values` translates where the words differ, first spelling is written."""
+    """A key of config.json and our name for it; `values` translates words, of which the first spelling is written."""
 
     theirs: str
     ours: str
@@ -38,7 +38,9 @@ class Setting:
         if self.values is None:
             return value
         if value not in self.values:
-            raise UserError(f"config.json: {self.theirs} {value!r} is not supported", fix=nearest(str(value), self.values))
+            raise UserError(
+                f"config.json: {self.theirs} {value!r} is not supported", fix=nearest(str(value), self.values)
+            )
         return self.values[value]
 
     def save(self, value: Any) -> Any:
@@ -113,7 +115,9 @@ class Checkpoint:
                 setting = known[key]
                 loaded = _typed(self.config, setting, value, source)
                 if ours.setdefault(setting.ours, loaded) != loaded:
-                    cause = f"{source}: {key} is {value!r}, another key for the same setting says {ours[setting.ours]!r}"
+                    cause = (
+                        f"{source}: {key} is {value!r}, another key for the same setting says {ours[setting.ours]!r}"
+                    )
                     raise UserError(cause, fix="only models where these are equal are supported")
             elif key in self.require:
                 if value != self.require[key]:
@@ -158,9 +162,7 @@ class Checkpoint:
                     raise UserError(cause, fix='set "tie_word_embeddings": false in config.json')
 
 
-def _check_entry(
-    name: str, entry: Entry, target: Tensor | None, folder: Path, expected: Mapping[str, Tensor]
-) -> None:
+def _check_entry(name: str, entry: Entry, target: Tensor | None, folder: Path, expected: Mapping[str, Tensor]) -> None:
     if target is None:
         raise UserError(f"{folder}: unexpected tensor {name!r}", fix=nearest(name, expected))
     if entry.shape != tuple(target.shape):
@@ -174,7 +176,7 @@ def _check_entry(
 def _typed(config: type, setting: Setting, value: Any, source: Path | str) -> Any:
     """The value in our words, checked against the type of our field."""
     loaded = setting.load(value)
-    expected = next(field.type for field in dataclasses.fields(config) if field.name == setting.ours)
+    expected: Any = next(field.type for field in dataclasses.fields(config) if field.name == setting.ours)
     fits = isinstance(loaded, (int, float)) if expected is float else isinstance(loaded, expected)
     if not fits or (isinstance(loaded, bool) and expected is not bool):
         raise UserError(f"{source}: {setting.theirs} is {value!r}", fix=f"it must be {expected}")

@@ -38,7 +38,9 @@ def list_tensors(folder: Path) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for shard in sorted(set(weight_map.values())):
         if Path(shard).name != shard or not (folder / shard).exists():
-            raise UserError(f"{index} names the shard {shard!r}, which is missing", fix="copy all shards into the folder")
+            raise UserError(
+                f"{index} names the shard {shard!r}, which is missing", fix="copy all shards into the folder"
+            )
         entries |= _header(folder / shard)
     if absent := sorted(set(weight_map) - set(entries)):
         raise UserError(f"{index} lists {absent[0]!r}, but no shard holds it", fix="copy the model folder again")
@@ -102,7 +104,9 @@ def _header(path: Path) -> dict[str, Entry]:
             slices = {name: opened.get_slice(name) for name in opened.keys()}
             return {name: Entry(path, tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is truncated or not a safetensors file ({error})", fix="copy the file again") from error
+        raise UserError(
+            f"{path} is truncated or not a safetensors file ({error})", fix="copy the file again"
+        ) from error
 
 
 def _no_weights(folder: Path) -> UserError:

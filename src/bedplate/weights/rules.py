@@ -7,7 +7,7 @@ Tensors are taken out of the mapping given, so that what is left over at the end
 import re
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ Taken = MutableMapping[str, Tensor]  # a rule takes out what it covers
 Named = Iterator[tuple[str, Tensor]]  # one by one, so that a model is never held twice
 
 
+@runtime_checkable
 class Rule(Protocol):
     """One line of a checkpoint table."""
 

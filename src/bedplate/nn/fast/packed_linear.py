@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from bedplate.nn.fast.memory import give_back
 
-
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
 
 

@@ -66,7 +66,9 @@ class LanguageModel:
                 save_pretrained(self.model, temporary, end_id=self.tokenizer.end_id)
                 self.tokenizer.save(temporary)
         except OSError as error:
-            raise UserError(f"cannot write {folder} ({error.strerror or error})", fix="choose another folder") from error
+            raise UserError(
+                f"cannot write {folder} ({error.strerror or error})", fix="choose another folder"
+            ) from error
 
 
 def load(target: str | Path, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False) -> LanguageModel:
@@ -108,7 +110,9 @@ def _from_hub(name: str) -> Path:
         name = f"openai-community/{name}"
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         known = ", ".join(shipped_checkpoints())
-        raise UserError(f"there is no folder or checkpoint {name!r}", fix=f"name a folder, a run, a hub id, or: {known}")
+        raise UserError(
+            f"there is no folder or checkpoint {name!r}", fix=f"name a folder, a run, a hub id, or: {known}"
+        )
     from huggingface_hub import snapshot_download
 
     try:
