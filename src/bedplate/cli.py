@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import errno
 import importlib
 import os
 import sys
@@ -217,11 +218,15 @@ def _resume(options: argparse.Namespace) -> int:
     from bedplate.console import training_progress
     from bedplate.recipes.recipe import find_recipe
     from bedplate.recipes.run import resume
+    from bedplate.train.checkpoint import list_checkpoints, newest_checkpoint
     from bedplate.train.run import read_run
 
     if options.recipe or options.settings:
         raise UserError("a resumed run keeps its settings", fix="leave out the recipe and key=value, or use --from")
     record = read_run(options.resume)
+    found = list_checkpoints(options.resume)
+    if found and (good := newest_checkpoint(options.resume)) != found[-1]:
+        print(f"{found[-1].name} is damaged; going on from {good.name}")
     with training_progress(find_recipe(record["recipe"], record["settings"]).steps) as watch:
         outcome = resume(options.resume, watch=watch)
     return _after(outcome, options.resume)
@@ -333,6 +338,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output left; nothing more can be said to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        place = error.filename or "a file"
+        print(f"error: cannot read or write {place} ({error.strerror}); free space or fix permissions", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

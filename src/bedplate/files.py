@@ -52,8 +52,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            _sync_path(file)
+        for path_inside in temporary.rglob("*"):
+            path_inside.chmod(0o755 if path_inside.is_dir() else 0o644)  # safetensors writes for the owner only
+            _sync_path(path_inside)
         _sync_path(temporary)
         temporary.chmod(0o755)
         replaced = temporary.with_suffix(".old.tmp")

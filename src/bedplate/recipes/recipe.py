@@ -27,7 +27,7 @@ class Text:
 
     corpus: str = "pydocs"  # pydocs, stdlib, or a path: needs no download
     tokenizer: str = ""  # folder of a published vocabulary; empty: trained on the corpus
-    isolate: bool = True  # packed documents do not see each other: measured better at equal steps, see docs
+    isolate: bool = True  # packed documents do not see each other: no text is learned as another's continuation
 
 
 @dataclass(frozen=True, kw_only=True)

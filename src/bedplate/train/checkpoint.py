@@ -51,7 +51,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path) -> Path:
-    """The newest checkpoint whose files match their hashes; damaged ones are passed over."""
+    """The newest checkpoint whose files match their hashes; damaged ones are passed over. None is a UserError."""
     damaged = []
     for path in reversed(list_checkpoints(folder)):
         if _intact(path):

@@ -154,8 +154,16 @@ def micro_batches(batch: Batch, size: int) -> Iterator[Batch]:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The same batch with its tensors on a device."""
-    return {name: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for name, v in batch.items()}
+    """The same batch with its tensors on a device, those inside lists and dictionaries too."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(device, non_blocking=True)
+        if isinstance(value, Mapping):
+            return {name: moved(part) for name, part in value.items()}
+        return [moved(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+    return {name: moved(value) for name, value in batch.items()}
 
 
 @contextmanager
