@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 import bedplate
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
+from bedplate.generate import Sampling
 from bedplate.language_model import LanguageModel, load, shipped_checkpoints
 from bedplate.models.gpt2 import GPT2, Config
 
@@ -127,3 +128,34 @@ def test_a_file_given_for_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="is a file"):
         load(tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "package.json", "README.md"])
+def test_save_keeps_what_lies_beside_a_model(language_model: LanguageModel, tmp_path: Path, name: str) -> None:
+    language_model.save(tmp_path / "model")
+    language_model.save(tmp_path / "model")  # a model alone may be replaced
+    (tmp_path / "model" / name).write_text("mine")
+    with pytest.raises(UserError, match=name):
+        language_model.save(tmp_path / "model")
+    assert (tmp_path / "model" / name).read_text() == "mine"
+
+
+def test_save_onto_a_file_is_a_user_error(language_model: LanguageModel, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="cannot write"):
+        language_model.save(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_model_in_training_can_write_and_goes_on_training(language_model: LanguageModel) -> None:
+    expected = language_model.generate("The", max_new_tokens=4, temperature=0).ids
+    fresh = LanguageModel(GPT2(language_model.config).train(), language_model.tokenizer)
+    fresh.model.load_state_dict(language_model.model.state_dict())
+    assert fresh.generate("The", max_new_tokens=4, temperature=0).ids == expected
+    assert fresh.model.training and fresh.model(torch.tensor([[1, 2]])).requires_grad
+
+
+def test_a_sampling_can_be_handed_over_whole(language_model: LanguageModel) -> None:
+    whole = language_model.generate("The", sampling=Sampling(temperature=0.5, top_k=7), seed=2)
+    assert whole == language_model.generate("The", temperature=0.5, top_k=7, seed=2)
+    assert whole == language_model.generate("The", sampling=Sampling(temperature=0.5), top_k=7, seed=2)

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 
-import bedplate
 from bedplate.evaluate.language import likelihood
 from bedplate.files import write_json
-from bedplate.language_model import CHECKPOINTS
+from bedplate.language_model import CHECKPOINTS, load
 from bedplate.recipes.recipe import find_recipe
 from bedplate.recipes.run import prepare
 from bedplate.train.run import read_run
@@ -19,7 +18,7 @@ from bedplate.train.run import read_run
 
 def main(run: Path, name: str) -> None:
     """Write `src/bedplate/checkpoints/<name>/`."""
-    language_model = bedplate.load(run)
+    language_model = load(run)
     language_model.model.to(torch.bfloat16)
     folder = CHECKPOINTS / name
     language_model.save(folder)
@@ -27,7 +26,7 @@ def main(run: Path, name: str) -> None:
         (folder / repeated).unlink()
     record = read_run(run)
     prepared = prepare(find_recipe(record["recipe"], record["settings"]), tokenizer=language_model.tokenizer)
-    measured = likelihood(bedplate.load(folder).model, prepared.held_out_windows())
+    measured = likelihood(load(folder).model, prepared.held_out_windows())
     held_out = {"bits_per_byte": measured.bits_per_byte, "tokens": measured.tokens, "bytes": measured.bytes}
     write_json(folder / "receipt.json", {"held_out": held_out, "run": record})
     size = sum(path.stat().st_size for path in folder.iterdir())

@@ -1,12 +1,14 @@
 """`bedplate.load`: from a name or a folder to a model that can be used."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
 from typing import Any, overload
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from bedplate.data.tokenize.byte_bpe import ByteBPE
@@ -20,6 +22,10 @@ from bedplate.train.run import RECORD
 
 CHECKPOINTS = Path(str(resources.files("bedplate") / "checkpoints"))
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt")
+MODEL_FILES = (  # what `save` may replace
+    "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*.json",
+    "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,33 +48,39 @@ class LanguageModel:
     def generate(self, prompts: str | Sequence[str], **options: Any) -> Generation | list[Generation]:
         """Continue one prompt or several; a string in, one Generation out.
 
-        Options: max_new_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed, seeds, truncate; see
-        `generate.engine.generate` and `generate.sample.Sampling`. On a CPU the first call packs the weights for
-        decoding, after which this model cannot be trained (see `nn.fast.packed_linear`).
+        Options: max_new_tokens, temperature, top_k, top_p, repetition_penalty (or sampling, which holds these four),
+        stop, seed, seeds, truncate; see `generate.engine.generate` and `generate.sample.Sampling`. On a CPU the first
+        call packs the weights for decoding, after which this model cannot be trained (see `nn.fast.packed_linear`);
+        a model in training mode is left as it is, and decodes more slowly.
         """
-        pack(self.model)
+        self._pack()
         several = [prompts] if isinstance(prompts, str) else list(prompts)
         results = generate(self.model, self.tokenizer, several, **_split(options))
         return results[0] if isinstance(prompts, str) else results
 
     def stream(self, prompt: str, **options: Any) -> Iterator[str]:
-        """Continue one prompt, piece by piece, with the options of `generate`."""
-        pack(self.model)
+        """Continue one prompt, piece by piece, with the options of `generate` except `seeds`."""
+        self._pack()
         return stream(self.model, self.tokenizer, prompt, **_split(options))
 
     def save(self, folder: str | Path) -> None:
-        """Write a folder that `bedplate.load` and transformers open. An existing folder must be a model's, or empty."""
-        folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").exists():
-            raise UserError(f"{folder} holds other files", fix="name a new folder")
+        """Write a folder that `bedplate.load` and transformers open, whole or not at all.
+
+        An existing folder is replaced when it is empty or holds a model and nothing else; otherwise a UserError.
+        """
+        folder = Path(folder).resolve()
         try:
+            _check_replaceable(folder)
             with atomic_folder(folder) as temporary:
                 save_pretrained(self.model, temporary, end_id=self.tokenizer.end_id)
                 self.tokenizer.save(temporary)
-        except OSError as error:
-            raise UserError(
-                f"cannot write {folder} ({error.strerror or error})", fix="choose another folder"
-            ) from error
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"cannot write {folder} ({reason})", fix="choose another folder") from error
+
+    def _pack(self) -> None:
+        if not self.model.training:
+            pack(self.model)
 
 
 def load(target: str | Path, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False) -> LanguageModel:
@@ -85,7 +97,7 @@ def load(target: str | Path, *, dtype: torch.dtype = torch.float32, allow_pickle
         return _checked(model.to(dtype), tokenizer, folder)
     if not folder.exists():
         shipped = CHECKPOINTS / str(target)
-        folder = shipped if shipped.is_dir() else _from_hub(str(target))
+        folder = shipped if shipped.is_dir() else _from_hub(str(target), allow_pickle=allow_pickle)
     if not folder.is_dir():
         raise UserError(f"{folder} is a file", fix="name the folder that holds config.json and model.safetensors")
     model = from_pretrained(folder, dtype=dtype, allow_pickle=allow_pickle)
@@ -94,7 +106,7 @@ def load(target: str | Path, *, dtype: torch.dtype = torch.float32, allow_pickle
 
 def shipped_checkpoints() -> list[str]:
     """Names of the trained models that travel with the package."""
-    return sorted(path.name for path in CHECKPOINTS.iterdir() if (path / "config.json").exists())
+    return sorted(path.parent.name for path in CHECKPOINTS.glob("*/config.json"))
 
 
 def _checked(model: Any, tokenizer: ByteBPE, folder: Path) -> LanguageModel:
@@ -104,7 +116,15 @@ def _checked(model: Any, tokenizer: ByteBPE, folder: Path) -> LanguageModel:
     return LanguageModel(model, tokenizer)
 
 
-def _from_hub(name: str) -> Path:
+def _check_replaceable(folder: Path) -> None:
+    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    foreign = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in MODEL_FILES)]
+    if foreign or (names and "config.json" not in names):
+        cause = f"{folder} holds other files, such as {(foreign or names)[0]!r}, which saving would remove"
+        raise UserError(cause, fix="name a new folder, or one that holds a model alone")
+
+
+def _from_hub(name: str, *, allow_pickle: bool) -> Path:
     """Download (or find in the cache) a model of the Hugging Face hub."""
     if name in published_sizes():
         name = f"openai-community/{name}"
@@ -116,7 +136,8 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+        pickles = ("pytorch_model.bin",) if allow_pickle else ()
+        return Path(snapshot_download(name, allow_patterns=[*HUB_FILES, *pickles]))
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         cause = f"{name} is no folder here and could not be fetched from the hub ({reason})"
@@ -127,4 +148,5 @@ def _split(options: dict[str, Any]) -> dict[str, Any]:
     """Gather the fields of `Sampling` into one."""
     fields = Sampling.__dataclass_fields__
     chosen = {name: value for name, value in options.items() if name in fields}
-    return {name: value for name, value in options.items() if name not in fields} | {"sampling": Sampling(**chosen)}
+    sampling = replace(options.get("sampling") or Sampling(), **chosen)
+    return {name: value for name, value in options.items() if name not in fields} | {"sampling": sampling}

@@ -3,7 +3,8 @@
 Callers hand over lists and never pad. A sequence's text depends on its prompt and its seed, not on its batch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -33,6 +34,16 @@ class Token(NamedTuple):
     logprob: float
 
 
+@dataclass
+class _Sequence:
+    """A sequence that is still open."""
+
+    row: int
+    ids: list[int]  # prompt and text so far
+    limit: int  # of ids
+    generator: torch.Generator
+
+
 def generate(
     model: nn.Module,
     tokenizer: Any,
@@ -40,23 +51,24 @@ def generate(
     *,
     max_new_tokens: int = 40,
     sampling: Sampling | None = None,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
     seed: int = 0,
     seeds: Sequence[int] | None = None,
     truncate: bool = False,
 ) -> list[Generation]:
-    """Continue each prompt. Sequence i draws with `seeds[i]`, by default `seed + i`.
+    """Continue each prompt, up to `max_new_tokens`, a stop string (the text leaves it out) or the end of the context.
 
+    Sequence i draws with `seeds[i]`, by default `seed + i`: its sample does not depend on what else is in the batch.
     A prompt as long as the context or longer is a UserError; with `truncate` its beginning is dropped to make room for
     `max_new_tokens`. An empty prompt starts a new text.
     """
     seeds = [seed + row for row in range(len(prompts))] if seeds is None else seeds
     writers = _writers(model, tokenizer, prompts, max_new_tokens=max_new_tokens, stop=stop, truncate=truncate)
-    for token in sample_tokens(
+    for _ in sample_tokens(
         model, [writer.prompt for writer in writers], max_new_tokens=max_new_tokens, sampling=sampling or Sampling(),
-        seeds=seeds, is_done=lambda token: writers[token.row].add(token),
+        seeds=seeds, is_done=lambda token: writers[token.row].add(token), vocab_size=tokenizer.vocab_size,
     ):  # fmt: skip
-        del token
+        pass
     return [writer.generation() for writer in writers]
 
 
@@ -67,20 +79,29 @@ def stream(
     *,
     max_new_tokens: int = 40,
     sampling: Sampling | None = None,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
     seed: int = 0,
     truncate: bool = False,
 ) -> Iterator[str]:
-    """Continue one prompt, piece by piece; the pieces add up to the text that `generate` returns."""
+    """Continue one prompt, piece by piece; the pieces add up to the text that `generate` returns.
+
+    What cannot be released yet is held back: a character whose bytes are not complete, what may begin a stop string.
+    """
     (writer,) = _writers(model, tokenizer, [prompt], max_new_tokens=max_new_tokens, stop=stop, truncate=truncate)
-    shown = 0
-    for _ in sample_tokens(
+    tokens = sample_tokens(
         model, [writer.prompt], max_new_tokens=max_new_tokens, sampling=sampling or Sampling(), seeds=[seed],
-        is_done=writer.add,
-    ):  # fmt: skip
-        if len(writer.text) > shown:
-            yield writer.text[shown:]
-            shown = len(writer.text)
+        is_done=writer.add, vocab_size=tokenizer.vocab_size,
+    )  # fmt: skip
+    return _pieces(writer, tokens)
+
+
+def _pieces(writer: "_Writer", tokens: Generator[Token, None, None]) -> Iterator[str]:
+    shown = 0
+    with closing(tokens):  # an interrupted reader gets its model back as it was, at once
+        for _ in tokens:
+            if len(writer.text) > shown:
+                yield writer.text[shown:]
+                shown = len(writer.text)
 
 
 def sample_tokens(
@@ -91,35 +112,29 @@ def sample_tokens(
     sampling: Sampling,
     seeds: Sequence[int],
     is_done: Callable[[Token], bool],
-) -> Iterator[Token]:
+    vocab_size: int | None = None,
+) -> Generator[Token, None, None]:
     """The loop itself, on ids: yields each token drawn; a sequence goes on until `is_done(token)`.
 
-    At the latest it ends after `max_new_tokens`, or where the context is full.
+    At the latest it ends after `max_new_tokens`, or where the context is full. Ids from `vocab_size` on are not drawn:
+    they pad the model's vocabulary and stand for nothing.
     """
-    if not prompts:
+    sequences = _sequences(prompts, seeds, max_new_tokens, model.config.context_length)
+    if not sequences:
         return
-    was_training = model.training
-    model.eval()
-    try:
-        rows = list(range(len(prompts)))
-        histories = [list(prompt) for prompt in prompts]
-        limits = [min(len(prompt) + max_new_tokens, model.config.context_length) for prompt in prompts]
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    with _evaluating(model):
         features, state = _prefill(model, prompts, max_new_tokens)
-        while rows:
-            tokens = _draw(model, features, sampling, rows, histories, generators)
-            open_places = []
-            for place, token in enumerate(tokens):
-                history = histories[token.row]
-                history.append(token.id)
-                if not is_done(token) and len(history) < limits[token.row]:
-                    open_places.append(place)
+        while sequences:
+            tokens = _draw(model, features, sampling, sequences, vocab_size)
+            places = []
+            for place, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
+                sequence.ids.append(token.id)
+                if not is_done(token) and len(sequence.ids) < sequence.limit:
+                    places.append(place)
                 yield token
-            rows = [rows[place] for place in open_places]
-            if rows:
-                features = _advance(model, state, [tokens[place].id for place in open_places], open_places, len(tokens))
-    finally:
-        model.train(was_training)
+            if places:
+                features = _advance(model, state, [tokens[place].id for place in places], places, len(tokens))
+            sequences = [sequences[place] for place in places]
 
 
 @torch.inference_mode()
@@ -138,19 +153,22 @@ def _prefill(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) 
 
 @torch.inference_mode()
 def _draw(
-    model: Any,
-    features: Tensor,
-    sampling: Sampling,
-    rows: Sequence[int],
-    histories: Sequence[Sequence[int]],
-    generators: Sequence[torch.Generator],
+    model: Any, features: Tensor, sampling: Sampling, sequences: Sequence[_Sequence], vocab_size: int | None
 ) -> list[Token]:
-    logits = model.logits(features).float()
-    own = [histories[row] for row in rows]
-    ids = choose(logits, sampling, histories=own, generators=[generators[row] for row in rows])
+    """The next token of each sequence, with its log-probability before penalty, temperature and filters."""
+    logits = model.logits(features)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    normalizers = logits.logsumexp(dim=-1)
+    if not normalizers.isfinite().all():
+        raise UserError(
+            "the model's output is not a number", fix="check its weights, or load it with dtype=torch.float32"
+        )
+    histories = [sequence.ids for sequence in sequences]
+    generators = [sequence.generator for sequence in sequences]
+    ids = choose(logits[:, :vocab_size], sampling, histories=histories, generators=generators)
     chosen = logits.gather(1, torch.tensor(ids, device=logits.device)[:, None]).squeeze(1)
-    logprobs = (chosen - logits.logsumexp(dim=-1)).tolist()
-    return [Token(*token) for token in zip(rows, ids, logprobs, strict=True)]
+    logprobs = (chosen - normalizers).tolist()
+    return [Token(sequence.row, *drawn) for sequence, *drawn in zip(sequences, ids, logprobs, strict=True)]
 
 
 @torch.inference_mode()
@@ -164,6 +182,33 @@ def _advance(model: Any, state: list[Any], ids: Sequence[int], places: Sequence[
     return model.features(torch.tensor(ids, device=device)[:, None], state=state)[:, -1]
 
 
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards exactly the layers that were training are training again."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _sequences(
+    prompts: Sequence[Sequence[int]], seeds: Sequence[int], max_new_tokens: int, context_length: int
+) -> list[_Sequence]:
+    if len(seeds) != len(prompts):
+        raise UserError(f"there are {len(prompts)} prompts and {len(seeds)} seeds", fix="give one seed for each prompt")
+    if not all(-(2**63) <= seed < 2**64 for seed in seeds):
+        raise UserError("a seed has more than 64 bits", fix="give a smaller number")
+    return [
+        _Sequence(
+            row, list(prompt), min(len(prompt) + max_new_tokens, context_length), torch.Generator().manual_seed(seed)
+        )
+        for row, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
+    ]
+
+
 @dataclass
 class _Writer:
     """Collects the tokens of one sequence and knows when it ends."""
@@ -171,7 +216,7 @@ class _Writer:
     prompt: list[int]
     tokenizer: Any
     max_new_tokens: int
-    room: int
+    room: int  # tokens that the context still holds
     stream: TextStream
     text: str = ""
     ids: list[int] = field(default_factory=list)
@@ -184,13 +229,13 @@ class _Writer:
         self.logprobs.append(token.logprob)
         ended = token.id == self.tokenizer.end_id
         data = b"" if ended else self.tokenizer.token_bytes(token.id)
-        full = len(self.ids) >= self.room
-        last = ended or full or len(self.ids) >= self.max_new_tokens
+        long = len(self.ids) >= self.max_new_tokens
+        last = ended or long or len(self.ids) >= self.room
         self.text += self.stream.push(data, final=last)
         if self.stream.stopped:
             self.finish_reason = "stop"
         elif last:
-            self.finish_reason = "end" if ended else "length" if len(self.ids) >= self.max_new_tokens else "context"
+            self.finish_reason = "end" if ended else "length" if long else "context"
         return bool(self.finish_reason)
 
     def generation(self) -> Generation:
@@ -199,8 +244,17 @@ class _Writer:
 
 
 def _writers(
-    model: Any, tokenizer: Any, prompts: Sequence[str], *, max_new_tokens: int, stop: Sequence[str], truncate: bool
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    stop: str | Sequence[str],
+    truncate: bool,
 ) -> list[_Writer]:
+    if isinstance(prompts, str):
+        raise UserError("prompts is one text", fix="give a list of texts")
+    stop = [stop] if isinstance(stop, str) else stop
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens is {max_new_tokens}", fix="give a number from 1 up")
     if not all(stop):

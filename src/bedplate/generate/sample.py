@@ -46,9 +46,12 @@ def choose(
         logits = penalize(logits, histories, penalty=sampling.repetition_penalty)
     if sampling.temperature == 0:
         return logits.argmax(dim=-1).tolist()
-    logits = keep_top_p(keep_top_k(logits / sampling.temperature, sampling.top_k), sampling.top_p)
-    # One uniform number a row, looked up in the cumulative distribution; float64, so that rounding hardly matters.
-    cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
+    # In float64, so that rounding hardly matters, and with the likeliest at 0, so that no temperature overflows.
+    logits = logits.double()
+    logits = (logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature
+    logits = keep_top_p(keep_top_k(logits, sampling.top_k), sampling.top_p)
+    # One uniform number a row, looked up in the cumulative distribution.
+    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
     draws = torch.cat([torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators])
     targets = draws[:, None].to(logits.device) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, targets, right=True).squeeze(1).tolist()
@@ -63,14 +66,17 @@ def keep_top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "b
 
 
 def keep_top_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, "batch vocab"]:
-    """The smallest set of likeliest tokens whose probabilities reach p."""
+    """The smallest set of likeliest tokens that reaches p, and tokens equal to the last of them; 1 keeps all."""
     if p >= 1:
         return logits
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    probabilities = ordered.softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, before >= p)
-    return logits.masked_fill(dropped, -torch.inf)
+    probabilities = logits.softmax(dim=-1)
+    # Tokens below this share do not reach 1 - p even together, so the set lies among the others: few need sorting.
+    share = (1 - p) / logits.shape[-1]
+    candidates = max(1, int((probabilities >= share).sum(dim=-1).max()))
+    ordered = probabilities.topk(candidates, dim=-1).values
+    before = ordered.cumsum(dim=-1) - ordered
+    least = ordered.masked_fill(before >= p, torch.inf).amin(dim=-1, keepdim=True)
+    return logits.masked_fill(probabilities < least, -torch.inf)
 
 
 def penalize(
@@ -78,8 +84,8 @@ def penalize(
 ) -> Float[Tensor, "batch vocab"]:
     """Divide positive, multiply negative logits of tokens that occurred, once however often they did."""
     logits = logits.clone()
-    for row, history in zip(logits, histories, strict=True):
-        seen = torch.tensor(sorted(set(history)), device=logits.device)
-        scores = row[seen]
-        row[seen] = torch.where(scores > 0, scores / penalty, scores * penalty)
+    for row, history in enumerate(histories):
+        seen = torch.tensor(history, device=logits.device)  # repeats write the same value again
+        scores = logits[row, seen]
+        logits[row, seen] = torch.where(scores > 0, scores / penalty, scores * penalty)
     return logits

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -35,10 +36,12 @@ def save_checkpoint(
             save_file(_owned(tensors), temporary / TRAINING)
             hashes = {name: sha256_file(temporary / name) for name in (WEIGHTS, TRAINING)}
             write_json(temporary / ABOUT, {"step": step, "optimizer": scalars, "sha256": hashes})
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in an error of its own
         good = [found for found in list_checkpoints(folder) if found != target]
         kept = f"the last good one is {good[-1]}" if good else "there is no earlier one"
-        cause = f"the checkpoint of step {step} could not be written ({error.strerror or error}); {kept}"
+        cause = (
+            f"the checkpoint of step {step} could not be written ({getattr(error, 'strerror', None) or error}); {kept}"
+        )
         raise UserError(cause, fix=f"free space or fix permissions, then: bedplate train --resume {folder}") from error
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 IGNORE = -100
-ROWS = 256  # rows of logits alive at a time: 50 MB for GPT-2's vocabulary in float32
+ROWS = 1024  # rows of logits alive at a time: 200 MB for GPT-2's vocabulary in float32; fewer cost time in bfloat16
 
 
 def linear_cross_entropy_plain(
