@@ -37,11 +37,10 @@ def save_checkpoint(
             hashes = {name: sha256_file(temporary / name) for name in (WEIGHTS, TRAINING)}
             write_json(temporary / ABOUT, {"step": step, "optimizer": scalars, "sha256": hashes})
     except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in an error of its own
+        reason = getattr(error, "strerror", None) or error
         good = [found for found in list_checkpoints(folder) if found != target]
         kept = f"the last good one is {good[-1]}" if good else "there is no earlier one"
-        cause = (
-            f"the checkpoint of step {step} could not be written ({getattr(error, 'strerror', None) or error}); {kept}"
-        )
+        cause = f"the checkpoint of step {step} could not be written ({reason}); {kept}"
         raise UserError(cause, fix=f"free space or fix permissions, then: bedplate train --resume {folder}") from error
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)

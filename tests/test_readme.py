@@ -1,0 +1,40 @@
+"""What the README shows is run as it stands."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bedplate.papers import PAPERS
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_example_runs(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    result = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+    assert (tmp_path / "exported" / "config.json").exists()
+
+
+def test_the_two_commands_are_targets_and_ci_runs_the_same() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in ("demo", "test"):
+        assert f"make {target}" in README and re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", re.findall(r"^\| `bedplate ([a-z-]+)", README, flags=re.MULTILINE))
+def test_commands_of_the_table_exist(command: str) -> None:
+    result = subprocess.run([sys.executable, "-m", "bedplate", command, "--help"], capture_output=True, text=True)
+    assert result.returncode == 0 and "usage: bedplate" in result.stdout
+
+
+def test_no_number_is_pending_and_counts_are_true() -> None:
+    assert "PENDING" not in README
+    assert f"all {len(PAPERS)} " in README
+    assert sum(paper.state == "working" for paper in PAPERS) == 1 and "Today one system works: GPT-2" in README
