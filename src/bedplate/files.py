@@ -24,6 +24,16 @@ def read_json(path: Path) -> Any:
         raise UserError(cause, fix="restore the file from its source") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text", fix="restore the file from its source") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})", fix="fix its permissions") from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The same for a file that must hold an object."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object", fix="restore the file from its source")
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:

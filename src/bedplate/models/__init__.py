@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bedplate.errors import UserError, nearest
-from bedplate.files import read_json
+from bedplate.files import read_json_object
 from bedplate.weights.checkpoint import Checkpoint
 
 MODEL_TYPES = {  # model_type in config.json -> module with its checkpoint table, `HF`
@@ -18,7 +18,7 @@ MODEL_TYPES = {  # model_type in config.json -> module with its checkpoint table
 def checkpoint_table(model_type: str) -> Checkpoint:
     """The table of a Hugging Face model type."""
     if model_type not in MODEL_TYPES:
-        raise UserError(f"model type {model_type!r} is not supported", fix=nearest(str(model_type), MODEL_TYPES))
+        raise UserError(f"model type {model_type!r} is not supported", fix=nearest(model_type, MODEL_TYPES))
     return importlib.import_module(MODEL_TYPES[model_type]).HF
 
 
@@ -30,8 +30,8 @@ def table_of(model: nn.Module) -> Checkpoint:
 
 def from_pretrained(folder: Path, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False) -> nn.Module:
     """The model in a folder in Hugging Face layout, in evaluation mode."""
-    model_type = read_json(folder / "config.json").get("model_type", "")
-    return checkpoint_table(model_type).load(folder, dtype=dtype, allow_pickle=allow_pickle)
+    model_type = read_json_object(folder / "config.json").get("model_type", "")
+    return checkpoint_table(str(model_type)).load(folder, dtype=dtype, allow_pickle=allow_pickle)
 
 
 def save_pretrained(model: nn.Module, folder: Path, *, end_id: int | None = None) -> None:

@@ -80,6 +80,7 @@ def train(
     companion = objective.setup(model) if hasattr(objective, "setup") else None
     optimizer = settings.optimizer.build(model)
     step = load_checkpoint(newest_checkpoint(folder), model, optimizer, companion) if resume else 0
+    folder.mkdir(parents=True, exist_ok=True)
     rewind_metrics(folder, step)
     remove_leftovers(folder / "checkpoints")
     model.train()

@@ -11,7 +11,7 @@ import torch
 
 import bedplate
 from bedplate.errors import UserError
-from bedplate.files import read_json, write_json
+from bedplate.files import read_json_object, write_json
 
 RECORD, METRICS = "run.json", "metrics.jsonl"
 
@@ -35,7 +35,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     """The record of a run."""
     if not (folder / RECORD).exists():
         raise UserError(f"{folder} is not a run folder (no {RECORD})", fix="name a folder that bedplate train made")
-    return read_json(folder / RECORD)
+    return read_json_object(folder / RECORD)
 
 
 def environment() -> dict[str, Any]:

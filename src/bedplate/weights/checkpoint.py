@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bedplate.errors import UserError, nearest
-from bedplate.files import read_json, write_json
+from bedplate.files import read_json_object, write_json
 from bedplate.nn.fast.memory import give_back
 from bedplate.weights.files import FLOATING, Entry, TensorsOnDemand, list_tensors, read_pickle, write_tensors
 from bedplate.weights.rules import Drop, Rule, expand
@@ -65,7 +65,7 @@ class Checkpoint:
 
     def load(self, folder: Path, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False) -> nn.Module:
         """The model in a folder, in evaluation mode. Every mismatch of name, shape or type is a UserError."""
-        config = self.config_from(read_json(folder / "config.json"), source=folder / "config.json")
+        config = self.config_from(read_json_object(folder / "config.json"), source=folder / "config.json")
         with torch.device("meta"):
             model = self.model(config)
         expected = self.to_theirs(dict(model.state_dict()))

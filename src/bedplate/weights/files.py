@@ -1,5 +1,6 @@
 """Reading and writing weight files: safetensors, whole or in shards. Pickles are refused unless the user asks."""
 
+import pickle
 from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bedplate.errors import UserError
-from bedplate.files import read_json, write_json
+from bedplate.files import read_json_object, write_json
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -34,7 +35,7 @@ def list_tensors(folder: Path) -> dict[str, Entry]:
         return _header(whole)
     if not index.exists():
         raise _no_weights(folder)
-    weight_map = read_json(index).get("weight_map", {})
+    weight_map = read_json_object(index).get("weight_map", {})
     entries: dict[str, Entry] = {}
     for shard in sorted(set(weight_map.values())):
         if Path(shard).name != shard or not (folder / shard).exists():
@@ -78,7 +79,11 @@ class TensorsOnDemand(MutableMapping[str, Tensor]):
 def read_pickle(folder: Path, *, dtype: torch.dtype) -> dict[str, Tensor]:
     """The tensors of `pytorch_model.bin`, read without running any code that it may hold."""
     path = folder / PICKLES[0]
-    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        cause = f"{path} is damaged, or holds more than tensors"
+        raise UserError(cause, fix="convert it to safetensors where it was made") from error
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
