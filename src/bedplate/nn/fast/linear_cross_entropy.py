@@ -19,7 +19,9 @@ def linear_cross_entropy_plain(
     features: Float[Tensor, "rows dim"], weight: Float[Tensor, "vocab dim"], targets: Int[Tensor, " rows"]
 ) -> Float[Tensor, ""]:
     """Sum of -log softmax(features weight^T)[target] over the rows whose target is not `IGNORE`."""
-    return F.cross_entropy(F.linear(features, weight).float(), targets, ignore_index=IGNORE, reduction="sum")
+    logits = F.linear(features, weight)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
 
 
 def linear_cross_entropy(

@@ -54,7 +54,7 @@ def pack(model: nn.Module) -> None:
 def _pack_children(parent: nn.Module) -> None:
     for name, child in parent.named_children():
         if type(child) is nn.Linear:
-            setattr(parent, name, PackedLinear(child))
+            setattr(parent, name, PackedLinear(child).eval())
         else:
             _pack_children(child)
             give_back()  # of the plain weights, so that packing a model takes no more memory than the model
