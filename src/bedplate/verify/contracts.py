@@ -112,7 +112,7 @@ def batched_equals_single(model: Any) -> Pairs:
 
 
 def packed_equals_unpacked(model: nn.Module) -> Pairs:
-    """Documents packed into one row = each in a row of its own, outputs and gradients."""
+    """Documents packed into one row = each in a row of its own."""
     model = _double(model)
     lengths = [max(1, min(length, _context(model) // 3)) for length in (9, 1, 5)]
     ids = _random_ids(model, (1, sum(lengths)))
