@@ -39,11 +39,14 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     """Write atomically: readers see the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        _sync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+            _sync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sha256_file(path: Path) -> str:
@@ -70,7 +73,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         replaced = temporary.with_suffix(".old.tmp")
         if path.exists():
             path.replace(replaced)
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError:
+            if replaced.exists():
+                replaced.replace(path)
+            raise
         _sync_path(path.parent)
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
@@ -78,9 +86,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary folders that killed processes left in `folder`."""
+    """Remove the temporary files and folders that killed processes left in `folder`."""
     for path in folder.glob(".*.tmp"):
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _sync_path(path: Path) -> None:

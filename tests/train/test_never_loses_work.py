@@ -110,7 +110,8 @@ def progress(folder: Path) -> int:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_and_resumed(straight: Path, tmp_path: Path, number: signal.Signals) -> None:
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, tmp_path])
-    while progress(tmp_path) == 0 and process.poll() is None:
+    log = tmp_path / "metrics.jsonl"  # begun, empty, before the run listens to signals
+    while not (log.exists() and log.stat().st_size) and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(number)
     assert process.wait(timeout=60) == 130

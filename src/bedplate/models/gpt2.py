@@ -46,6 +46,10 @@ class Config:
         for name in ("vocab_size", "context_length", "dim", "num_layers", "num_heads"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}", fix="give a number from 1 up")
+        if self.mlp_dim is not None and self.mlp_dim < 1:
+            raise UserError(f"mlp_dim is {self.mlp_dim}", fix="give a number from 1 up, or none for 4 * dim")
+        if not self.norm_eps > 0:
+            raise UserError(f"norm_eps is {self.norm_eps}", fix="give a number above 0")
         if self.dim % self.num_heads:
             raise UserError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}", fix="change one of them")
         if self.activation not in ACTIVATIONS:

@@ -53,7 +53,7 @@ def rotary(
 
 def rotate(
     x: Float[Tensor, "batch heads length head_dim"],
-    angles: tuple[Float[Tensor, "batch 1 length half"], Float[Tensor, "batch 1 length half"]],
+    angles: tuple[Float[Tensor, "#batch 1 length half"], Float[Tensor, "#batch 1 length half"]],
 ) -> Float[Tensor, "batch heads length head_dim"]:
     """Turn each pair (x[i], x[i + head_dim/2]) by its angle; the two halves are paired as in GPT-NeoX and Llama."""
     cosine, sine = (part.to(x.dtype) for part in angles)

@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from bedplate.errors import UserError, nearest
 from bedplate.files import read_json_object, write_json
 from bedplate.nn.fast.memory import give_back
-from bedplate.weights.files import FLOATING, Entry, TensorsOnDemand, list_tensors, read_pickle, write_tensors
+from bedplate.weights.files import (
+    FLOATING,
+    INDEX,
+    PICKLES,
+    WHOLE,
+    Entry,
+    TensorsOnDemand,
+    list_tensors,
+    read_pickle,
+    write_tensors,
+)
 from bedplate.weights.rules import Drop, Rule, expand
 
 # Keys of config.json that describe the file, the tokenizer or a run, and change nothing in what a model computes.
@@ -37,7 +47,7 @@ class Setting:
         """Their value as ours."""
         if self.values is None:
             return value
-        if value not in self.values:
+        if not isinstance(value, str) or value not in self.values:
             raise UserError(
                 f"config.json: {self.theirs} {value!r} is not supported", fix=nearest(str(value), self.values)
             )
@@ -70,9 +80,13 @@ class Checkpoint:
             model = self.model(config)
         expected = self.to_theirs(dict(model.state_dict()))
         theirs: MutableMapping[str, Tensor]
-        if allow_pickle and (folder / "pytorch_model.bin").exists():
+        safe = (folder / WHOLE).exists() or (folder / INDEX).exists()
+        if allow_pickle and not safe and (folder / PICKLES[0]).exists():
             tensors = read_pickle(folder, dtype=dtype)
-            found = {name: Entry(folder, tuple(tensor.shape), "F32") for name, tensor in tensors.items()}
+            found = {
+                name: Entry(folder, tuple(tensor.shape), "F32" if tensor.is_floating_point() else str(tensor.dtype))
+                for name, tensor in tensors.items()
+            }
             names = self._check(found, expected, folder)
             theirs = {names[name]: tensor for name, tensor in tensors.items() if name in names}
         else:
@@ -141,6 +155,9 @@ class Checkpoint:
                 rule.load(dropped)
         for name, entry in found.items():
             full = self._full_name(name)
+            if full in names.values():
+                cause = f"{folder}: {full!r} is there twice, also as {full.removeprefix(self.prefix)!r}"
+                raise UserError(cause, fix="remove one of them")
             if full in dropped:
                 target = expected.get(full, expected.get(self.tied.get(full, "")))
                 _check_entry(name, entry, target, folder, expected)

@@ -1,6 +1,5 @@
 """Reading and writing weight files: safetensors, whole or in shards. Pickles are refused unless the user asks."""
 
-import pickle
 from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,9 @@ def list_tensors(folder: Path) -> dict[str, Entry]:
         return _header(whole)
     if not index.exists():
         raise _no_weights(folder)
-    weight_map = read_json_object(index).get("weight_map", {})
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise UserError(f"{index} holds no weight_map from tensors to shards", fix="copy the model folder again")
     entries: dict[str, Entry] = {}
     for shard in sorted(set(weight_map.values())):
         if Path(shard).name != shard or not (folder / shard).exists():
@@ -81,9 +82,10 @@ def read_pickle(folder: Path, *, dtype: torch.dtype) -> dict[str, Tensor]:
     path = folder / PICKLES[0]
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        cause = f"{path} is damaged, or holds more than tensors"
-        raise UserError(cause, fix="convert it to safetensors where it was made") from error
+    except Exception as error:  # damaged bytes are instructions to the unpickler and raise whatever they like
+        raise _bad_pickle(path) from error
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise _bad_pickle(path)
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
@@ -114,10 +116,17 @@ def _header(path: Path) -> dict[str, Entry]:
         ) from error
 
 
+def _bad_pickle(path: Path) -> UserError:
+    return UserError(
+        f"{path} is damaged, or holds more than tensors", fix="convert it to safetensors where it was made"
+    )
+
+
 def _no_weights(folder: Path) -> UserError:
     pickles = [name for name in PICKLES if (folder / name).exists()]
     if pickles:
-        fix = "convert it to safetensors, or pass allow_pickle=True if you trust its source"
+        readable = pickles[0] == PICKLES[0]
+        fix = "convert it to safetensors" + ", or pass allow_pickle=True if you trust its source" * readable
         return UserError(f"{folder} holds only pickled weights ({pickles[0]}), which are not read", fix=fix)
     return UserError(f"{folder} holds no {WHOLE}", fix="name a folder that save() or transformers wrote")
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 IGNORE = -100
 ROWS = 1024  # rows of logits alive at a time: 200 MB for GPT-2's vocabulary in float32; fewer cost time in bfloat16
@@ -56,6 +57,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable  # the gradient was made in forward: a second derivative would miss its largest part
     def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_features, grad_weight = ctx.saved_tensors
         return grad_features * grad_total.to(grad_features.dtype), grad_weight * grad_total.to(grad_weight.dtype), None
