@@ -82,15 +82,15 @@ def test_isolated_documents(shards, stream, length):
     source = TokenWindows(shards, length=length, batch_size=count, seed=0, isolate=True)
     starts = Permutation(count, seed=0)[np.arange(count)] * length
     assert any(start > 0 and stream[start - 1] != END for start in starts)  # windows that begin inside a document
-    number = np.concatenate([[0], np.cumsum(stream == END)])  # the document of each position, counted another way
+    number = np.cumsum(stream == END)  # the document of each position, counted another way: an end mark opens the next
     batch = source.batch(0)
     for row, start in enumerate(starts):
         ids, following = stream[start : start + length], stream[start + 1 : start + length + 1]
         assert batch["ids"][row].tolist() == ids.tolist()
         assert batch["documents"][row].tolist() == (number[start : start + length] - number[start]).tolist()
-        # After an end mark another document begins: only there is the target ignored.
-        assert batch["targets"][row].tolist() == np.where(ids == END, IGNORE, following).tolist()
+        assert batch["targets"][row].tolist() == following.tolist()
     assert (batch["targets"] == END).any()  # ends of documents are learned
+    assert (batch["ids"] == END).any()  # and their beginnings, from the end mark before
 
 
 def test_too_short(shards):
@@ -107,21 +107,18 @@ def test_held_out_windows_predict_each_token_once(shards, stream, length, batch_
     assert all(batch["ids"].shape[1] == length and len(batch["ids"]) <= batch_size for batch in batches)
     ids, targets = (torch.cat([batch[key].flatten() for batch in batches]).numpy() for key in ("ids", "targets"))
     assert ids[: len(stream)].tolist() == [END, *stream[:-1].tolist()]
-    begins = ids[: len(stream)] == END
-    ignored = (stream == END) | (begins & isolate)
-    assert targets[: len(stream)].tolist() == np.where(ignored, IGNORE, stream).tolist()
+    assert targets[: len(stream)].tolist() == np.where(stream == END, IGNORE, stream).tolist()
     assert (targets[len(stream) :] == IGNORE).all()
     # Each token is one byte here, so a window spells as many bytes as it predicts tokens.
     for batch in batches:
         assert torch.equal(batch["bytes"], (batch["targets"] != IGNORE).sum(1))
-    total = sum(len(text.encode()) for text in TEXTS) - isolate * len(TEXTS)
-    assert sum(int(batch["bytes"].sum()) for batch in batches) == total
+    assert sum(int(batch["bytes"].sum()) for batch in batches) == sum(len(text.encode()) for text in TEXTS)
     if isolate:
         documents = torch.cat([batch["documents"] for batch in batches])
         rows = torch.cat([batch["ids"] for batch in batches])
-        after_end = torch.nn.functional.pad((rows == END).cumsum(1)[:, :-1], (1, 0))
+        opened = (rows == END).cumsum(1)
         real = (torch.arange(len(ids)) < len(stream)).view(rows.shape)
-        assert torch.equal(documents[real], after_end[real])
+        assert torch.equal(documents[real], (opened - opened[:, :1])[real])
 
 
 def test_held_out_bytes_with_learned_tokens(tmp_path):

@@ -19,7 +19,8 @@ class TokenWindows:
     """Windows of `length` tokens in a new order each epoch, without end; every window comes once in each epoch.
 
     With `isolate`, documents packed into one window do not see each other: the batch says which document each token
-    belongs to, and the first token of a document is nobody's target. End marks are targets either way.
+    belongs to. An end mark is the last target of its document and opens the next one, so that every token is learned,
+    and the first one of a text from an end mark alone.
     """
 
     shards: TokenShards
@@ -51,7 +52,7 @@ class TokenWindows:
         tokens = np.stack([self.shards.read(start, start + self.length + 1) for start in starts.tolist()])
         batch = {"ids": tokens[:, :-1], "targets": tokens[:, 1:]}
         if self.isolate:
-            batch |= isolated(self.shards, starts, batch["targets"])
+            batch["documents"] = documents_of_windows(self.shards, starts, length=self.length)
         return _tensors(batch)
 
 
@@ -72,24 +73,21 @@ def sequential_windows(
         tokens = np.concatenate([before, shards.read(first, last), filling])
         batch = {"ids": tokens[:-1].reshape(rows, length), "targets": tokens[1:].reshape(rows, length)}
         if isolate:
-            batch |= isolated(shards, np.arange(rows) * length + first - 1, batch["targets"])
+            starts = np.arange(rows) * length + first - 1
+            batch["documents"] = documents_of_windows(shards, starts, length=length)
         batch["targets"] = np.where(batch["targets"] == shards.end_id, IGNORE, batch["targets"])
         counted = batch["targets"] != IGNORE
         spelled = np.where(counted, shards.token_bytes[batch["targets"] * counted], 0)
         yield _tensors(batch | {"bytes": spelled.sum(axis=1, dtype=np.int64)})
 
 
-def isolated(
-    shards: TokenShards, starts: Int64[np.ndarray, " batch"], targets: Int64[np.ndarray, "batch length"]
-) -> dict[str, np.ndarray]:
-    """documents: which document each token of each window belongs to; targets: without those in another document."""
-    positions = starts[:, None] + np.arange(targets.shape[1] + 1)
-    documents = shards.document_of(positions)
-    crosses = documents[:, 1:] != documents[:, :-1]
-    return {
-        "documents": documents[:, :-1] - documents[:, :1],
-        "targets": np.where(crosses, IGNORE, targets),
-    }
+def documents_of_windows(
+    shards: TokenShards, starts: Int64[np.ndarray, " batch"], *, length: int
+) -> Int64[np.ndarray, "batch length"]:
+    """Which document each token of each window belongs to, counted from 0; an end mark belongs to the one it opens."""
+    targets = starts[:, None] + np.arange(1, length + 1)
+    documents = shards.document_of(targets)
+    return documents - documents[:, :1]
 
 
 def _tensors(batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
