@@ -146,6 +146,19 @@ def test_show_batch_names_the_policy(text: Path) -> None:
     assert "<|endoftext|>" in result.stdout and "no padding" in result.stdout
 
 
+def test_a_terminal_without_unicode_gets_escapes(run_folder: Path) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    result = bedplate("generate", "caf\u00e9", "--model", run_folder, "--max-new-tokens", "3", env=environment)
+    assert result.returncode == 0 and result.stdout.startswith("caf\\xe9"), result.stderr
+
+
+def test_a_name_with_broken_bytes_is_one_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.txt")
+    path.write_text("some text\n" * 50)
+    result = bedplate("train", "gpt2.quickstart", f"data.corpus={path}", "--out", tmp_path / "run")
+    assert_one_line_error(result, "rename it")
+
+
 def test_a_closed_pipe_is_no_error(run_folder: Path) -> None:
     command = f"{sys.executable} -m bedplate papers | head -1"
     result = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
@@ -182,6 +195,16 @@ def test_a_closed_pipe_is_no_error(run_folder: Path) -> None:
         (["reproduce", "gpt2", "--scale", "smal"], "'small'"),
         (["bench", "trian"], "'train'"),
         (["show-batch", "gpt2.nothing"], "gpt2"),
+        (["show-batch", "gpt2.quickstart", "--step", "-1"], "--step from 0"),
+        (["bench", "decode", "--size", "gpt2-smal"], "'gpt2"),
+        (["bench", "decode", "--repeats", "0"], "from 1 up"),
+        (["train", "gpt2.quickstart", "--step", "3"], "bedplate train --help"),
+        (["train", "gpt2.quickstart", "seed=99999999999999999999"], "2147483647"),
+        (["train", "gpt2.quickstart", "optimizer.lr=0"], "above 0"),
+        (["train", "gpt2.quickstart", "data.corpus="], "no text is named"),
+        (["train", "gpt2.quickstart", "--out", "x" * 5000], "File name too long"),
+        (["train", "gpt2.quickstart", "data.corpus=" + "x" * 5000], "File name too long"),
+        (["verify", "src/nothing"], "src/nothing"),
     ],
 )
 def test_bad_input_is_one_clear_line(words: list[str], expected: str, tmp_path: Path) -> None:

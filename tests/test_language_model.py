@@ -1,5 +1,6 @@
 """Opening and saving models: our folders, transformers' folders, runs, shipped checkpoints, and what is wrong."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,10 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import bedplate
+from bedplate.data.text import open_corpus
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
+from bedplate.evaluate.language import continuation_logprobs
 from bedplate.generate import Sampling
 from bedplate.language_model import LanguageModel, load, shipped_checkpoints
 from bedplate.models.gpt2 import GPT2, Config
@@ -55,6 +58,15 @@ def test_saving_after_generating_keeps_every_bit(language_model: LanguageModel, 
     language_model.save(tmp_path / "model")
     after = load(tmp_path / "model").model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_the_shipped_model_knows_how_texts_begin() -> None:
+    """An empty prompt is an end mark; what follows it must have been learned, not be worse than guessing."""
+    opened = load("gpt2-tiny")
+    beginnings = [document.text for document in open_corpus("pydocs").held_out]
+    pairs = [([opened.tokenizer.end_id], opened.tokenizer.encode(text)[:1]) for text in beginnings]
+    logprobs = continuation_logprobs(opened.model, pairs)
+    assert sum(logprobs) / len(logprobs) > -math.log(opened.config.vocab_size) + 2  # measured: 3.2 better
 
 
 def test_one_string_in_one_generation_out(language_model: LanguageModel) -> None:

@@ -15,12 +15,15 @@ from bedplate.recipes.recipe import find_recipe
 from bedplate.recipes.run import prepare
 from bedplate.train.run import read_run
 
+RECEIPT = "receipt.json"
+
 
 def main(run: Path, name: str) -> None:
     """Write `src/bedplate/checkpoints/<name>/`."""
     language_model = load(run)
     language_model.model.to(torch.bfloat16)
     folder = CHECKPOINTS / name
+    (folder / RECEIPT).unlink(missing_ok=True)  # of the checkpoint that is replaced
     language_model.save(folder)
     for repeated in ("vocab.json", "merges.txt"):  # tokenizer.json holds both
         (folder / repeated).unlink()
@@ -28,10 +31,12 @@ def main(run: Path, name: str) -> None:
     prepared = prepare(find_recipe(record["recipe"], record["settings"]), tokenizer=language_model.tokenizer)
     measured = likelihood(load(folder).model, prepared.held_out_windows())
     held_out = {"bits_per_byte": measured.bits_per_byte, "tokens": measured.tokens, "bytes": measured.bytes}
-    write_json(folder / "receipt.json", {"held_out": held_out, "run": record})
+    write_json(folder / RECEIPT, {"held_out": held_out, "run": record})
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {size:,} bytes, {measured.bits_per_byte:.3f} held-out bits per byte")
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python tools/ship_checkpoint.py RUN NAME")
     main(Path(sys.argv[1]), sys.argv[2])

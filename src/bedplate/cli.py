@@ -2,9 +2,10 @@
 
 import argparse
 import dataclasses
-import errno
 import importlib
+import io
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,9 +34,10 @@ def papers(options: argparse.Namespace) -> int:
 def quickstart(options: argparse.Namespace) -> int:
     """Train GPT-2 on Python's documentation, verify it, let it write, and leave a report: about two minutes."""
     from bedplate.console import print_table
+    from bedplate.files import write_json
     from bedplate.language_model import load
     from bedplate.recipes.recipe import find_recipe, folder_of, parse_overrides
-    from bedplate.train.report import write_report
+    from bedplate.train.report import CONTRACTS, SAMPLES, write_report
     from bedplate.verify.contracts import verify
 
     recipe = find_recipe("gpt2.quickstart", parse_overrides(options.settings))
@@ -47,17 +49,18 @@ def quickstart(options: argparse.Namespace) -> int:
     print("\n2. Verify the trained model")
     rows = [dataclasses.asdict(row) for row in verify(language_model.model)]
     print_table(rows)
-    print("\n3. Let it write")
+    print("\n3. Let it write (so small a model learns the look of a text, not its sense)")
     samples = [
         (prompt, language_model.generate(prompt, max_new_tokens=60, temperature=0.7, seed=1).text) for prompt in PROMPTS
     ]
     for prompt, text in samples:
         print(f"  {prompt.strip()} ...{text}".replace("\n", "\n  "), end="\n\n")
-    report = write_report(folder, samples=samples, contracts=rows)
-    print(f"Report with pictures: {report.resolve()}\n\nTry next:")
-    print(f'  bedplate generate "The open function" --model {folder}')
-    print("  bedplate reproduce gpt2")
-    print("  bedplate train gpt2.pydocs data.corpus=FILE_OR_FOLDER_OF_YOURS")
+    write_json(folder / CONTRACTS, rows)
+    write_json(folder / SAMPLES, samples)
+    print(f"Report with pictures: {write_report(folder).resolve()}\n\nTry next:")
+    print(f'  {_program()} generate "The open function" --model {folder}')
+    print(f"  {_program()} reproduce gpt2")
+    print(f"  {_program()} train gpt2.pydocs data.corpus=FILE_OR_FOLDER_OF_YOURS")
     return int(any(row["verdict"] == "fail" for row in rows))
 
 
@@ -79,7 +82,7 @@ def train(options: argparse.Namespace) -> int:
     if not name:
         for known, description in list_recipes().items():
             print(f"{known:20}{description}")
-        print("\nbedplate train RECIPE key=value ...; bedplate train RECIPE --keys shows the keys")
+        print(f"\n{_program()} train RECIPE key=value ...; with --keys it shows the keys")
         return 0
     recipe = find_recipe(name, overrides)
     if options.keys:
@@ -90,7 +93,7 @@ def train(options: argparse.Namespace) -> int:
     print(f"{recipe.name}: {recipe.steps} steps, {recipe.precision}, on {recipe.data.corpus}, in {folder}")
     if code := _train_new(recipe, folder):
         return code
-    print(f'Try: bedplate generate "..." --model {folder}')
+    print(f'Try: {_program()} generate "..." --model {folder}')
     return 0
 
 
@@ -101,8 +104,9 @@ def generate(options: argparse.Namespace) -> int:
     language_model = load(options.model)
     prompts = [sys.stdin.read() if prompt == "-" else prompt for prompt in options.prompts] or [PROMPTS[0]]
     for number, prompt in enumerate(prompts):
-        print(prompt, end="", flush=True)
-        for piece in language_model.stream(prompt, seed=options.seed + number, **_sampling(options)):
+        pieces = language_model.stream(prompt, seed=options.seed + number, **_sampling(options))
+        print("\n" * (number > 0) + prompt, end="", flush=True)
+        for piece in pieces:
             print(piece, end="", flush=True)
         print()
     return 0
@@ -117,8 +121,14 @@ def chat(options: argparse.Namespace) -> int:
         "Type the beginning of a text; an empty line ends. The model continues it (it has not been taught to answer)."
     )
     seed = options.seed
+    sampling = _sampling(options)
     while prompt := _ask("> "):
-        for piece in language_model.stream(prompt, seed=seed, **_sampling(options)):
+        try:
+            pieces = language_model.stream(prompt, seed=seed, **sampling)
+        except UserError as error:  # such as a line longer than the context
+            print(f"error: {error}")
+            continue
+        for piece in pieces:
             print(piece, end="", flush=True)
         print()
         seed += 1
@@ -184,6 +194,8 @@ def show_batch(options: argparse.Namespace) -> int:
     from bedplate.recipes.recipe import find_recipe, parse_overrides
     from bedplate.show import describe_batch
 
+    if options.step < 0 or options.tokens < 1:
+        raise UserError("there is no such batch", fix="give --step from 0 up and --tokens from 1 up")
     recipe = find_recipe(options.recipe, parse_overrides(options.settings))
     rows, policy = describe_batch(recipe, step=options.step, row=options.row)
     print_table(rows[: options.tokens], title=f"{recipe.name}, step {options.step}, window {options.row}")
@@ -196,7 +208,12 @@ def bench(options: argparse.Namespace) -> int:
     """Measure training or decoding beside transformers, in one process: medians and ratios (above 1 = ours better)."""
     from bedplate.bench.measure import table
     from bedplate.console import print_table, save_json
+    from bedplate.models import published_sizes
 
+    if options.size not in published_sizes():
+        raise UserError(f"there is no size {options.size!r}", fix=nearest(options.size, published_sizes()))
+    if options.repeats < 1:
+        raise UserError(f"--repeats {options.repeats} measures nothing", fix="give a number from 1 up")
     module = importlib.import_module(f"bedplate.bench.{options.what}")
     result = table(module.run(size=options.size, repeats=options.repeats))
     print_table(result["rows"])
@@ -209,6 +226,7 @@ def _train_new(recipe: Any, folder: Path) -> int:
     from bedplate.console import training_progress
     from bedplate.recipes.run import start
 
+    print("Reading and tokenizing the text ...", flush=True)
     with training_progress(recipe.steps) as watch:
         outcome = start(recipe, folder, watch=watch)
     return _after(outcome, folder)
@@ -233,17 +251,25 @@ def _resume(options: argparse.Namespace) -> int:
 
 
 def _after(outcome: Any, folder: Path) -> int:
-    from bedplate.train.report import write_report
+    from bedplate.files import read_json
+    from bedplate.train.report import RESULT, write_report
 
     if outcome.interrupted:
-        print(f"Stopped after step {outcome.step}, saved. Go on with: bedplate train --resume {folder}")
+        print(f"Stopped after step {outcome.step}, saved. Go on with: {_program()} train --resume {folder}")
         return 130
-    print(f"Trained {outcome.step} steps: {folder}, {write_report(folder)}")
+    held_out = read_json(folder / RESULT)["bits_per_byte"]
+    print(f"Trained {outcome.step} steps; all held-out text: {held_out:.3f} bits/byte. Report: {write_report(folder)}")
     return 0
 
 
+def _program() -> str:
+    """How the user called us, for commands to try next."""
+    called = sys.argv[0]
+    return called if Path(called).name == "bedplate" and called != shutil.which("bedplate") else "bedplate"
+
+
 def _sampling(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "stop")
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "stop", "truncate")
     return {name: getattr(options, name) for name in names}
 
 
@@ -294,17 +320,21 @@ def _parser() -> argparse.ArgumentParser:
     for function in (generate, chat):
         one = command(function)
         if function is generate:
-            one.add_argument("prompts", nargs="*", metavar="prompt", help="text to continue; - reads standard input")
+            one.add_argument("prompts", nargs="*", metavar="prompt", help="text(s) to continue; - reads standard input")
         one.add_argument(
             "--model", default=DEFAULT_MODEL, help=f"run, folder, shipped name or hub id ({DEFAULT_MODEL})"
         )
-        one.add_argument("--max-new-tokens", type=int, default=100)
-        one.add_argument("--temperature", type=float, default=0.7, help="0 takes the likeliest token (default 0.7)")
-        one.add_argument("--top-k", type=int, default=0, help="0 = off")
-        one.add_argument("--top-p", type=float, default=1.0)
-        one.add_argument("--repetition-penalty", type=float, default=1.0)
+        default = "(default: %(default)s)"
+        one.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help=default)
+        one.add_argument("--temperature", type=float, default=0.7, metavar="T", help=f"0 = likeliest token {default}")
+        one.add_argument("--top-k", type=int, default=0, metavar="K", help="keep the K likeliest tokens (default: all)")
+        one.add_argument(
+            "--top-p", type=float, default=1.0, metavar="P", help="keep the likeliest that reach P together"
+        )
+        one.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="above 1 repeats less")
         one.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
-        one.add_argument("--seed", type=int, default=0)
+        one.add_argument("--truncate", action="store_true", help="drop the beginning of a prompt that is too long")
+        one.add_argument("--seed", type=int, default=0, metavar="N", help=default)
     command(verify, json=True).add_argument("target", help="gpt2, a run, a folder, or gpt2-tiny")
     one = command(reproduce, json=True)
     one.add_argument("paper", help="gpt2")
@@ -314,20 +344,32 @@ def _parser() -> argparse.ArgumentParser:
     one = command(show_batch, json=True)
     one.add_argument("recipe")
     one.add_argument("settings", nargs="*", metavar="key=value")
-    one.add_argument("--step", type=int, default=0)
-    one.add_argument("--row", type=int, default=0, help="which window of the batch")
-    one.add_argument("--tokens", type=int, default=24, help="how many rows to print")
+    one.add_argument("--step", type=int, default=0, metavar="N", help="which batch (default: the first)")
+    one.add_argument("--row", type=int, default=0, metavar="N", help="which window of the batch (default: the first)")
+    one.add_argument("--tokens", type=int, default=24, metavar="N", help="how many tokens to print (default: 24)")
     one = command(bench, json=True)
-    one.add_argument("what", choices=("train", "decode"), metavar="benchmark")
-    one.add_argument("--size", default="gpt2", help="a published size")
-    one.add_argument("--repeats", type=int, default=5)
+    one.add_argument("what", choices=("train", "decode"), metavar="benchmark", help="train or decode")
+    one.add_argument("--size", default="gpt2", help="a published size (default: gpt2)")
+    one.add_argument("--repeats", type=int, default=5, metavar="N", help="measurements of each side (default: 5)")
     return parser
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        name = options.function.__name__.replace("_", "-")
+        raise UserError(f"bedplate {name} does not take {unknown[0]!r}", fix=f"see bedplate {name} --help")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 for a red table, 2 for bad input, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character is no error
     try:
-        options = _parser().parse_args(arguments)
+        options = _parse(arguments)
         return options.function(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -339,10 +381,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
-            raise
-        place = error.filename or "a file"
-        print(f"error: cannot read or write {place} ({error.strerror}); free space or fix permissions", file=sys.stderr)
+        place, reason = error.filename or "a file", error.strerror or error
+        print(
+            f"error: cannot read or write {place} ({reason}); check the path, its permissions and the space there",
+            file=sys.stderr,
+        )
         return 2
 
 

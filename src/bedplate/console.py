@@ -60,7 +60,7 @@ def _status(metrics: Mapping[str, Any]) -> str:
 
 def _held_out(metrics: Mapping[str, Any]) -> str:
     value = metrics.get("held_out_bits_per_byte")
-    return "" if value is None else f"  held out {value:.3f} bits/byte"
+    return "" if value is None else f"  held-out sample {value:.3f} bits/byte"
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], *, title: str = "", columns: Sequence[str] = ()) -> None:

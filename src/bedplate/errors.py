@@ -3,7 +3,8 @@
 import difflib
 import importlib
 from collections.abc import Iterable
-from types import ModuleType
+from types import ModuleType, NoneType
+from typing import Any, get_args, get_origin
 
 
 class UserError(Exception):
@@ -15,11 +16,24 @@ class UserError(Exception):
         self.fix = fix
 
 
+LISTED = 8
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
-    """A suggestion to append to a fix: `, did you mean 'x'?`, or the whole list when nothing is close."""
+    """A fix for an unknown word: `did you mean 'x'?`, or what there is when nothing is close."""
     known = sorted(words)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(known)}"
+    parts = [path for path in known if word == path.rpartition(".")[2]]  # `lr` for `optimizer.lr`
+    if close := parts or difflib.get_close_matches(word, known, n=1, cutoff=0.5):
+        return f"did you mean {close[0]!r}?"
+    return f"choose from: {', '.join(known[:LISTED])}" + (", ..." if len(known) > LISTED else "")
+
+
+def kind_in_words(kind: Any) -> str:
+    """The type of a setting as a user would say it."""
+    if get_origin(kind) is tuple:
+        return f"{len(get_args(kind))} numbers"
+    return " or ".join("none" if part is NoneType else KINDS[part] for part in get_args(kind) or (kind,))
 
 
 def require(module: str, *, extra: str) -> ModuleType:

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ def read_json(path: Path) -> Any:
     except json.JSONDecodeError as error:
         cause = f"{path} is not valid JSON (line {error.lineno}: {error.msg})"
         raise UserError(cause, fix="restore the file from its source") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deep", fix="restore the file from its source") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text", fix="restore the file from its source") from error
     except OSError as error:
@@ -37,12 +40,16 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically; numbers that JSON does not have become null."""
+    write_text(path, json.dumps(_standard(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Write atomically: readers see the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2, ensure_ascii=False)
-            file.write("\n")
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
             _sync(file.fileno())
         temporary.replace(path)
     finally:
@@ -57,9 +64,10 @@ def sha256_file(path: Path) -> str:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`; on success it is synced to disk and takes `path`'s place in one rename.
+    """Yields a temporary folder beside `path`; on success it is synced to disk and takes `path`'s place.
 
-    Whatever goes wrong inside, including a kill, leaves what was at `path` untouched.
+    Whatever goes wrong inside, including a kill, leaves what was at `path` untouched. A new folder appears in one
+    rename. One that is replaced moves aside first: a kill in that instant leaves it as `.NAME.*.old.tmp`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -92,6 +100,14 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _standard(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _standard(part) for name, part in value.items()}
+    return [_standard(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def _sync_path(path: Path) -> None:

@@ -128,6 +128,8 @@ def _from_hub(name: str, *, allow_pickle: bool) -> Path:
     """Download (or find in the cache) a model of the Hugging Face hub."""
     if name in published_sizes():
         name = f"openai-community/{name}"
+    if Path(name).parent != Path() and Path(name).parent.is_dir():
+        raise UserError(f"there is no folder {name}", fix="check the name")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         known = ", ".join(shipped_checkpoints())
         raise UserError(

@@ -55,8 +55,9 @@ def describe_batch(recipe: Recipe, *, step: int, row: int) -> tuple[list[dict[st
         rows.append({"position": position, "document": documents[position], "id": id, "text": text, "target": learned})
     sees = "only its own document" if recipe.data.isolate else "everything before it in the window"
     policy = (
-        f"Documents end with <|endoftext|> (id {tokenizer.end_id}), which is learned and opens the next one; no padding. "
-        f"A token sees {sees}. {len(batch['ids'])} windows of {prepared.source.length} tokens a step."
+        f"Documents end with <|endoftext|> (id {tokenizer.end_id}), which is learned and opens the next one. "
+        f"There is no padding. A token sees {sees}. "
+        f"{len(batch['ids'])} windows of {prepared.source.length} tokens a step."
     )
     return rows, policy
 

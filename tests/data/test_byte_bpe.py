@@ -193,7 +193,7 @@ def test_mistakes_in_text_and_ids(small):
         small.decode([300])
     with pytest.raises(UserError, match="set vocab_size to 257 or more"):
         ByteBPE.train([], vocab_size=256)
-    with pytest.raises(UserError, match="yields a vocabulary of only 259 tokens, not 300; set vocab_size to 259"):
+    with pytest.raises(UserError, match="yields a vocabulary of only 259 tokens, not 300; set vocab_size .* to 259"):
         ByteBPE.train(["abc abc"], vocab_size=300)
 
 

@@ -119,6 +119,15 @@ def test_text_is_read_by_the_type_of_its_key(key: str, text: str, value: object)
         ("model.activation", "gelu_tan", "did you mean 'gelu_tanh'"),
         ("model.dropout", "1.0", "dropout"),
         ("model.mlp_dim", "0", "mlp_dim"),
+        ("seed", "-1", "seed=-1"),
+        ("seed", str(2**31), "2147483647"),
+        ("optimizer.lr", "0", "above 0"),
+        ("optimizer.lr", "1e999", "above 0"),
+        ("optimizer.betas", "0.9,1.0", "up to, but not, 1"),
+        ("optimizer.clip", "0", "above 0"),
+        ("optimizer.weight_decay", "-0.1", "from 0 up"),
+        ("schedule.warmup_steps", "-1", "from 0 up"),
+        ("schedule.final_fraction", "1.5", "from 0 to 1"),
     ],
 )
 def test_what_is_wrong_is_named_with_a_way_out(key: str, value: object, words: str) -> None:

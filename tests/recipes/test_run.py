@@ -105,6 +105,16 @@ def test_two_runs_of_one_recipe_are_equal(finished: Path, text: Path, tmp_path: 
     assert read_run(tmp_path / "again")["data"] == read_run(finished)["data"]
 
 
+def test_a_relative_path_is_found_from_everywhere(
+    finished: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(text.parent)
+    start(find_recipe("gpt2.quickstart", TINY | {"data.corpus": text.name}), tmp_path / "run", watch=quiet)
+    monkeypatch.chdir("/")
+    assert read_run(tmp_path / "run")["settings"]["data.corpus"] == str(text)
+    assert resume(tmp_path / "run", watch=quiet).step == 6
+
+
 def test_a_changed_text_is_noticed(stopped: Path, tmp_path: Path) -> None:
     record = read_run(stopped)
     changed = tmp_path / "fables.txt"

@@ -75,6 +75,6 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path, monkeypatch: 
     monkeypatch.undo()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "checkpoints").write_text("a file in the way")
-    with pytest.raises(UserError, match="no earlier one"):
+    with pytest.raises(UserError, match="there is no checkpoint yet"):
         checkpoint.save_checkpoint(tmp_path / "other", 4, model, optimizer, None, keep=2)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000003"]

@@ -1,5 +1,6 @@
 """The loop by itself: golden losses, hooks, logging, pruning, and what stops it."""
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,10 +14,11 @@ from torch import nn
 from bedplate.errors import UserError
 from bedplate.models.gpt2 import GPT2, Config
 from bedplate.objectives.next_token import NextToken
+from bedplate.objectives.objective import Loss
 from bedplate.train.checkpoint import ABOUT, list_checkpoints, newest_checkpoint
 from bedplate.train.loop import Settings, Source, to_device, train
 from bedplate.train.optimizer import AdamW
-from bedplate.train.run import log_metrics, read_metrics, read_run, rewind_metrics, start_run
+from bedplate.train.run import log_metrics, new_run, read_metrics, read_run, rewind_metrics
 from bedplate.train.schedule import WarmupCosine
 
 SETTINGS = Settings(
@@ -176,6 +178,8 @@ def damaged_files(checkpoint: Path) -> dict[str, Callable[[], object]]:
         "half a record": lambda: about.write_text(about.read_text()[:30]),
         "zeros": lambda: about.write_bytes(bytes(100)),
         "no hashes": lambda: about.write_text('{"step": 20}'),
+        "empty hashes": lambda: about.write_text('{"step": 20, "optimizer": {}, "sha256": {}}'),
+        "a list": lambda: about.write_text("[]"),
     }
 
 
@@ -207,12 +211,68 @@ def test_metrics_are_rewound_and_a_torn_line_is_left_out(tmp_path: Path) -> None
 def test_a_run_folder_holds_one_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a run folder"):
         read_run(tmp_path)
-    start_run(tmp_path / "run", {"recipe": "x"})
+    content = {"recipe": "x", "settings": {}, "data": {}}
+    with pytest.raises(KeyboardInterrupt), new_run(tmp_path / "run", content):
+        raise KeyboardInterrupt  # no run is half begun
+    with new_run(tmp_path / "run", content):
+        assert not (tmp_path / "run" / "run.json").exists()
     record = read_run(tmp_path / "run")
     assert record["recipe"] == "x" and record["environment"]["torch"] == torch.__version__
-    with pytest.raises(UserError, match="already holds a run"):
-        start_run(tmp_path / "run", {"recipe": "y"})
+    with pytest.raises(UserError, match="already holds a run"), new_run(tmp_path / "run", content):
+        pass
     assert read_run(tmp_path / "run") == record
+    (tmp_path / "run" / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="is damaged"):
+        read_run(tmp_path / "run")
+
+
+def test_a_damaged_line_in_the_middle_of_the_log_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(UserError, match="line 2 of .* is damaged"):
+        read_metrics(tmp_path)
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A loss that is finite while its gradient is not, or that counts nothing, from `step` on."""
+
+    step: int
+    kind: str
+
+    def loss(self, model: Any, batch: Any, companion: Any, step: int) -> Loss:
+        loss = NextToken().loss(model, batch, companion, step)
+        if step < self.step:
+            return loss
+        if self.kind == "count":
+            return replace(loss, count=torch.tensor(0))
+        zero = model.token_embedding.weight.sum() * 0
+        return replace(loss, total=loss.total + zero.sqrt())  # the root's slope at 0 is infinite
+
+
+@pytest.mark.parametrize(("kind", "words"), [("gradient", "gradient norm of step 7 is"), ("count", "step 7 counts")])
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_bad_step_changes_no_weight(tmp_path: Path, kind: str, words: str, saved: bool) -> None:
+    model, states = new_model(), []
+    settings = replace(SETTINGS, checkpoint_every=4 if saved else 100)
+    with pytest.raises(UserError, match=words) as caught:
+        run(
+            tmp_path,
+            model,
+            settings=settings,
+            objective=Odd(step=6, kind=kind),
+            watch=lambda metrics: states.append(copy.deepcopy(model.state_dict())),
+        )
+    if kind == "gradient":
+        assert ("step-00000004" if saved else "no checkpoint yet") in str(caught.value)
+    assert len(states) == 6
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in states[-1].items())
+
+
+def test_a_finished_run_is_not_written_again(tmp_path: Path) -> None:
+    run(tmp_path)
+    before = [path.stat().st_mtime_ns for path in list_checkpoints(tmp_path)]
+    run(tmp_path, resume=True)
+    assert [path.stat().st_mtime_ns for path in list_checkpoints(tmp_path)] == before
 
 
 def test_batches_of_any_build_move() -> None:

@@ -4,7 +4,8 @@ import json
 import re
 from pathlib import Path
 
-from bedplate.train.report import write_report
+from bedplate.files import write_json
+from bedplate.train.report import CONTRACTS, SAMPLES, write_report
 
 
 def make_run(folder: Path) -> None:
@@ -25,7 +26,9 @@ def make_run(folder: Path) -> None:
 def test_a_report_is_one_page_with_its_pictures(tmp_path: Path) -> None:
     make_run(tmp_path)
     row = {"contract": "cached = uncached", "error": 1e-16, "bound": 1e-10, "verdict": "pass", "detail": ""}
-    page = write_report(tmp_path, samples=[("a < b", " and & so on")], contracts=[row]).read_text("utf-8")
+    write_json(tmp_path / SAMPLES, [("a < b", " and & so on")])
+    write_json(tmp_path / CONTRACTS, [row])
+    page = write_report(tmp_path).read_text("utf-8")
     assert "data:image/png;base64," in page
     assert not re.search(r"(src|href)=[\"']?https?:", page)
     assert "a &lt; b" in page and "<b>mine</b>" not in page
@@ -35,4 +38,11 @@ def test_a_report_is_one_page_with_its_pictures(tmp_path: Path) -> None:
 def test_a_report_of_a_run_without_held_out_measures(tmp_path: Path) -> None:
     make_run(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 5.0, "seconds": 0.1, "items_per_second": 9.0}\n')
-    assert "held-out bits" not in write_report(tmp_path).read_text("utf-8")
+    assert "bits per byte" not in write_report(tmp_path).read_text("utf-8")
+
+
+def test_a_report_of_a_run_whose_log_is_gone(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    page = write_report(tmp_path).read_text("utf-8")
+    assert "Settings" in page and "<img" not in page

@@ -66,6 +66,10 @@ def open_corpus(name_or_path: str | Path) -> Corpus:
     Raises UserError naming the file, and the line or byte, for whatever cannot be read as text.
     """
     name, skipped = str(name_or_path), Counter[str]()
+    if not name:
+        raise UserError("no text is named", fix=f"name a file, a folder, or {' or '.join(BUILT_IN)}")
+    if not name.isprintable():
+        raise UserError(f"the path {name!r} holds characters that cannot be printed", fix="rename it")
     if name in BUILT_IN:
         source, pairs = f"{platform.python_implementation()} {platform.python_version()}", BUILT_IN[name](skipped)
     else:

@@ -25,7 +25,7 @@ def read_path(path: Path, skipped: Counter[str]) -> Named:
         raise UserError(f"{path} does not exist", fix=fix)
     if path.suffix.lower() not in READERS:
         cause = f"{path} has the suffix {path.suffix!r}, which is not known as text"
-        raise UserError(cause, fix=f"rename it to one of {' '.join(READERS)}")
+        raise UserError(cause, fix=f"give a file of one of the kinds {' '.join(READERS)}")
     documents = list(_read_file(path, path.name, skipped))
     if not documents:
         raise UserError(f"{path} is empty", fix="give a file with text")
@@ -70,7 +70,10 @@ def _record_text(line: str, place: str) -> str:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{place} is not valid JSON ({error})", fix="write one JSON object on each line") from error
+        raise UserError(
+            f"{place} is not valid JSON ({getattr(error, 'msg', 'nested too deep')})",
+            fix="write one JSON object on each line",
+        ) from error
     if not isinstance(record, dict) or "text" not in record:
         has = f"has the fields {', '.join(record) or 'none'}" if isinstance(record, dict) else "is not an object"
         raise UserError(f'{place} has no field "text" (it {has})', fix='give each line a field "text"')

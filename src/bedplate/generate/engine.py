@@ -280,6 +280,7 @@ def _prompt_ids(model: Any, tokenizer: Any, prompt: str, *, keep: int, truncate:
     if len(ids) >= context:
         cause = f"the prompt has {len(ids)} tokens, the context of the model holds {context}"
         raise UserError(
-            cause, fix=f"shorten it to at most {context - 1} tokens, or pass truncate=True to drop its beginning"
+            cause,
+            fix=f"shorten it to at most {context - 1} tokens, or drop its beginning with truncate=True (--truncate)",
         )
     return ids

@@ -44,10 +44,10 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context_length", "dim", "num_layers", "num_heads"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}", fix="give a number from 1 up")
-        if self.mlp_dim is not None and self.mlp_dim < 1:
-            raise UserError(f"mlp_dim is {self.mlp_dim}", fix="give a number from 1 up, or none for 4 * dim")
+            if not 1 <= getattr(self, name) <= 2**20:
+                raise UserError(f"{name} is {getattr(self, name)}", fix="give a number from 1 to 1048576")
+        if self.mlp_dim is not None and not 1 <= self.mlp_dim <= 2**20:
+            raise UserError(f"mlp_dim is {self.mlp_dim}", fix="give a number from 1 to 1048576, or none for 4 * dim")
         if not self.norm_eps > 0:
             raise UserError(f"norm_eps is {self.norm_eps}", fix="give a number above 0")
         if self.dim % self.num_heads:
@@ -147,6 +147,8 @@ class GPT2(nn.Module):
         if length > self.config.context_length:
             raise ValueError(f"{length} tokens are more than the context length of {self.config.context_length}")
         if documents is not None:
+            if cache and cache.longest:
+                raise ValueError("packed documents cannot go on from a cache")
             return restarting_positions(documents), within_documents(documents)
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
         if cache is None:
@@ -202,7 +204,7 @@ HF = Checkpoint(
     require={"add_cross_attention": False},
     # n_ctx repeats n_positions; reorder_and_upcast_attn changes rounding in half precision only; summary_* is for
     # another head.
-    ignore=("n_ctx", "reorder_and_upcast_attn", "initializer_range", "summary_*", "task_specific_params"),
+    ignore=("n_ctx", "reorder_and_upcast_attn", "initializer_range", "summary_*"),
     weights=(
         Rename("transformer.wte.weight", "token_embedding.weight"),
         Rename("transformer.wpe.weight", "position_embedding.weight"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import bedplate.recipes as recipes
-from bedplate.errors import UserError, nearest
+from bedplate.errors import UserError, kind_in_words, nearest
 from bedplate.objectives.next_token import NextToken
 from bedplate.objectives.objective import Objective
 from bedplate.train.optimizer import AdamW
@@ -19,6 +19,7 @@ from bedplate.train.schedule import WarmupCosine
 
 # Given by the paper; a model with other values is another paper's.
 FIXED = ("model.norm_eps", "model.scale_by_head_dim", "model.scale_by_layer")
+EXAMPLES = {int: ", such as 200", float: ", such as 1e-3"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,8 @@ class Recipe:
         for key in ("steps", "batch_size", "micro_batch_size", "evaluate_every", "checkpoint_every"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)} makes no run", fix="give a number from 1 up")
+        if not 0 <= self.seed < 2**31:  # the loop makes a seed of 64 bits from it and the step
+            raise UserError(f"seed={self.seed} is out of range", fix="give a number from 0 to 2147483647")
         if self.precision not in PRECISIONS:
             raise UserError(f"precision={self.precision!r} is unknown", fix=nearest(self.precision, PRECISIONS))
 
@@ -138,13 +141,8 @@ def _parse(key: str, value: Any, kind: Any) -> Any:
 
 
 def _wrong(key: str, value: Any, kind: Any) -> UserError:
-    examples = {int: "a whole number such as 200", float: "a number such as 1e-3", bool: "true or false"}
-    wanted = (
-        f"{len(get_args(kind))} numbers such as 0.9,0.95"
-        if get_origin(kind) is tuple
-        else examples.get(kind, str(kind))
-    )
-    return UserError(f"{key}={value} has the wrong type", fix=f"give {wanted}")
+    example = ", such as 0.9,0.95" if get_origin(kind) is tuple else EXAMPLES.get(kind, "")
+    return UserError(f"{key}={value} has the wrong type", fix=f"give {kind_in_words(kind)}{example}")
 
 
 def folder_of(recipe: Recipe) -> Path:

@@ -1,7 +1,7 @@
 """From a recipe to a run: its tokenizer, data and model are made, trained in a run folder, and opened again."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,17 @@ from torch import Tensor, nn
 
 from bedplate.data.shards import TokenShards, cached
 from bedplate.data.source import TokenWindows, sequential_windows
-from bedplate.data.text import Corpus, open_corpus
+from bedplate.data.text import BUILT_IN, Corpus, open_corpus
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
 from bedplate.evaluate.language import likelihood
 from bedplate.files import write_json
 from bedplate.models import build
-from bedplate.recipes.recipe import Recipe, find_recipe, settings_of
+from bedplate.recipes.recipe import Recipe, Text, find_recipe, settings_of
 from bedplate.train.checkpoint import load_weights, newest_checkpoint
 from bedplate.train.loop import Outcome, Settings, train
-from bedplate.train.run import read_run, start_run
+from bedplate.train.report import HELD_OUT, RESULT
+from bedplate.train.run import check_no_run, new_run, read_run
 
 PROBE_TOKENS = 16_384  # held-out tokens measured while training; the whole held-out text is measured at the end
 
@@ -55,6 +56,8 @@ def prepare(recipe: Recipe, *, tokenizer: ByteBPE | None = None) -> Prepared:
 
 def start(recipe: Recipe, folder: Path, *, watch: Callable[[dict[str, Any]], None]) -> Outcome:
     """Train a recipe in a new run folder."""
+    check_no_run(folder)
+    recipe = replace(recipe, data=_absolute(recipe.data))
     prepared = prepare(recipe)
     shards = prepared.source.shards
     data = {
@@ -64,8 +67,8 @@ def start(recipe: Recipe, folder: Path, *, watch: Callable[[dict[str, Any]], Non
         "held_out_tokens": prepared.held_out.num_tokens,
         "shards": {name: entry["sha256"] for name, entry in shards.manifest["files"].items()},
     }
-    start_run(folder, {"recipe": recipe.name, "settings": settings_of(recipe), "data": data})
-    prepared.tokenizer.save(folder / "tokenizer")
+    with new_run(folder, {"recipe": recipe.name, "settings": settings_of(recipe), "data": data}):
+        prepared.tokenizer.save(folder / "tokenizer")
     return _train(recipe, prepared, folder, watch=watch, resume=False)
 
 
@@ -111,7 +114,7 @@ def _train(
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         measured = likelihood(model, islice(prepared.held_out_windows(), probe))
-        return {"held_out_bits_per_byte": measured.bits_per_byte}
+        return {HELD_OUT: measured.bits_per_byte}
 
     outcome = train(
         model, prepared.source, recipe.objective,
@@ -120,10 +123,17 @@ def _train(
     if not outcome.interrupted:
         whole = likelihood(model, prepared.held_out_windows())
         result = {"bits_per_byte": whole.bits_per_byte, "perplexity_per_token": whole.perplexity_per_token}
-        write_json(
-            folder / "result.json", {"step": outcome.step, **result, "tokens": whole.tokens, "bytes": whole.bytes}
-        )
+        write_json(folder / RESULT, {"step": outcome.step, **result, "tokens": whole.tokens, "bytes": whole.bytes})
     return outcome
+
+
+def _absolute(data: Text) -> Text:
+    """The same files, from whatever folder the run is resumed or repeated."""
+
+    def whole(name: str) -> str:
+        return name if name in ("", *BUILT_IN) else str(Path(name).expanduser().resolve())
+
+    return replace(data, corpus=whole(data.corpus), tokenizer=whole(data.tokenizer))
 
 
 def _tokenizer_for(recipe: Recipe, corpus: Corpus) -> ByteBPE:

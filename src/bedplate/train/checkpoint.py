@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bedplate.errors import UserError
-from bedplate.files import atomic_folder, read_json, sha256_file, write_json
+from bedplate.files import atomic_folder, read_json_object, sha256_file, write_json
 
 WEIGHTS, TRAINING, ABOUT = "weights.safetensors", "training.safetensors", "checkpoint.json"
 
@@ -38,9 +38,7 @@ def save_checkpoint(
             write_json(temporary / ABOUT, {"step": step, "optimizer": scalars, "sha256": hashes})
     except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in an error of its own
         reason = getattr(error, "strerror", None) or error
-        good = [found for found in list_checkpoints(folder) if found != target]
-        kept = f"the last good one is {good[-1]}" if good else "there is no earlier one"
-        cause = f"the checkpoint of step {step} could not be written ({reason}); {kept}"
+        cause = f"the checkpoint of step {step} could not be written ({reason}); {last_good(folder, other_than=target)}"
         raise UserError(cause, fix=f"free space or fix permissions, then: bedplate train --resume {folder}") from error
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
@@ -64,16 +62,26 @@ def newest_checkpoint(folder: Path) -> Path:
     raise UserError(f"{folder} has no checkpoint yet", fix="let the run reach its first one, or start it again")
 
 
+def last_good(folder: Path, *, other_than: Path | None = None) -> str:
+    """For messages: where the last checkpoint is, if there is one."""
+    found = [path for path in list_checkpoints(folder) if path != other_than]
+    return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
+
+
 def load_weights(checkpoint: Path, model: nn.Module) -> None:
     """Fill a model with a checkpoint's weights."""
-    model.load_state_dict(load_file(checkpoint / WEIGHTS))
+    try:
+        model.load_state_dict(load_file(checkpoint / WEIGHTS))
+    except RuntimeError as error:
+        cause = f"the weights in {checkpoint} belong to a model of other sizes"
+        raise UserError(cause, fix="resume with the settings that the run began with") from error
 
 
 def load_checkpoint(
     checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, companion: nn.Module | None
 ) -> int:
     """Restore everything; returns the number of updates made."""
-    about = read_json(checkpoint / ABOUT)
+    about = read_json_object(checkpoint / ABOUT)
     load_weights(checkpoint, model)
     tensors = load_file(checkpoint / TRAINING)
     prefix = "companion."
@@ -88,9 +96,11 @@ def load_checkpoint(
 
 def _intact(path: Path) -> bool:
     try:
-        hashes = read_json(path / ABOUT)["sha256"]
-        return all(sha256_file(path / name) == digest for name, digest in hashes.items())
-    except (UserError, OSError, KeyError):
+        about = read_json_object(path / ABOUT)
+        hashes = about["sha256"]
+        complete = isinstance(about["step"], int) and isinstance(about["optimizer"], dict)
+        return complete and all(sha256_file(path / name) == hashes[name] for name in (WEIGHTS, TRAINING))
+    except (UserError, OSError, KeyError, TypeError):
         return False
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bedplate.errors import UserError
 from bedplate.files import remove_leftovers
-from bedplate.train.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from bedplate.train.checkpoint import last_good, load_checkpoint, newest_checkpoint, save_checkpoint
 from bedplate.train.optimizer import AdamW
 from bedplate.train.precision import autocast
 from bedplate.train.run import log_metrics, rewind_metrics
@@ -74,19 +74,24 @@ def train(
     """Train a model in place, from scratch or from the newest checkpoint in `folder`.
 
     `evaluate(model)` gives measures to log next to the loss; `watch` sees every logged line. Ctrl-C or SIGTERM ends
-    the run after the current step, saved. Raises UserError when the loss is not finite or no checkpoint can be written.
+    the run after the current step, saved. Raises UserError, before the weights change, when a loss or a gradient is not
+    finite or nothing in a batch counts, and when no checkpoint can be written.
     """
     device = next(model.parameters()).device
     companion = objective.setup(model) if hasattr(objective, "setup") else None
     optimizer = settings.optimizer.build(model)
     step = load_checkpoint(newest_checkpoint(folder), model, optimizer, companion) if resume else 0
+    saved = step if resume else None
     folder.mkdir(parents=True, exist_ok=True)
     rewind_metrics(folder, step)
     remove_leftovers(folder / "checkpoints")
     model.train()
 
     def save() -> None:
-        save_checkpoint(folder, step, model, optimizer, companion, keep=KEPT_CHECKPOINTS)
+        nonlocal saved
+        if saved != step:
+            save_checkpoint(folder, step, model, optimizer, companion, keep=KEPT_CHECKPOINTS)
+        saved = step
 
     with _stop_signal() as stopped:
         while step < settings.steps and not stopped:
@@ -100,15 +105,18 @@ def train(
             batch = to_device(source.batch(step), device)
             sums = accumulate(model, objective, batch, companion, step, settings)
             count = sums.pop("count")
-            if not all(math.isfinite(value) for value in sums.values()):
-                fix = "lower optimizer.lr or use precision=fp32; the last checkpoint is intact"
-                raise UserError(f"the loss of step {step + 1} is {sums['loss'] / count}", fix=fix)
+            if not count:
+                raise UserError(
+                    f"nothing in the batch of step {step + 1} counts", fix="check the targets of the source"
+                )
+            _check_finite(sums, step, folder)
             for parameter in model.parameters():
                 if parameter.grad is not None:
                     parameter.grad.div_(count)
             if hasattr(objective, "before_step"):
                 objective.before_step(model, companion, step)
             norm = nn.utils.clip_grad_norm_(model.parameters(), settings.optimizer.clip)
+            _check_finite({"gradient norm": norm.item()}, step, folder)
             optimizer.step()
             optimizer.zero_grad()
             if hasattr(objective, "after_step"):
@@ -116,7 +124,7 @@ def train(
 
             step += 1
             metrics: dict[str, Any] = {"step": step, **{name: value / count for name, value in sums.items()}}
-            metrics |= {"lr": lr, "grad_norm": float(norm)}
+            metrics |= {"lr": lr, "grad_norm": norm.item()}
             seconds = time.perf_counter() - started
             if evaluate and (step % settings.evaluate_every == 0 or step == settings.steps):
                 model.eval()
@@ -125,7 +133,7 @@ def train(
             metrics |= {"items_per_second": count / seconds, "seconds": seconds}
             log_metrics(folder, metrics)
             watch(metrics)
-            if step % settings.checkpoint_every == 0 and step < settings.steps:
+            if step % settings.checkpoint_every == 0:
                 save()
         save()
     model.eval()
@@ -165,6 +173,13 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         return [moved(part) for part in value] if isinstance(value, (list, tuple)) else value
 
     return {name: moved(value) for name, value in batch.items()}
+
+
+def _check_finite(values: Mapping[str, float], step: int, folder: Path) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            fix = f"lower optimizer.lr or use precision=fp32 (nothing was updated; {last_good(folder)})"
+            raise UserError(f"the {name} of step {step + 1} is {value}", fix=fix)
 
 
 @contextmanager

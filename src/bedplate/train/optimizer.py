@@ -1,9 +1,12 @@
 """AdamW with decay groups (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
 
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import nn
+
+from bedplate.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +17,16 @@ class AdamW:
     betas: tuple[float, float] = (0.9, 0.95)  # GPT-3, appendix B: a shorter second moment than Adam's 0.999
     weight_decay: float = 0.1  # GPT-3, appendix B
     clip: float = 1.0  # largest global gradient norm
+
+    def __post_init__(self) -> None:
+        for name, good, wanted in (
+            ("lr", 0 < self.lr < inf, "a rate above 0, such as 1e-3"),
+            ("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers from 0 up to, but not, 1"),
+            ("weight_decay", 0 <= self.weight_decay < inf, "a number from 0 up"),
+            ("clip", self.clip > 0, "a norm above 0, such as 1.0; inf clips nothing"),
+        ):
+            if not good:
+                raise UserError(f"optimizer.{name} is {getattr(self, name)}", fix=f"give {wanted}")
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The torch optimizer over the trainable parameters of a model."""

@@ -3,14 +3,15 @@
 import base64
 import html
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bedplate.files import read_json, write_text
 from bedplate.train.run import read_metrics, read_run
 
-REPORT = "report.html"
+REPORT, RESULT, SAMPLES, CONTRACTS = "report.html", "result.json", "samples.json", "contracts.json"
+HELD_OUT = "held_out_bits_per_byte"
 
 STYLE = """
 :root { --ink: #1c2330; --soft: #667085; --line: #e4e7ec; --ground: #ffffff; --band: #f7f8fa;
@@ -34,26 +35,25 @@ dt { color: var(--soft); font-size: .85rem; } dd { margin: 0; font-size: 1.25rem
 """
 
 
-def write_report(
-    folder: Path, *, samples: Sequence[tuple[str, str]] = (), contracts: Sequence[Mapping[str, Any]] = ()
-) -> Path:
-    """Write the report of a run; `samples` are prompts with what the model wrote, `contracts` the rows of verify."""
+def write_report(folder: Path) -> Path:
+    """Write the report of a run from the files in its folder; what is not there is left out."""
     record, metrics = read_run(folder), read_metrics(folder)
-    result_file = folder / "result.json"
-    result = json.loads(result_file.read_text()) if result_file.exists() else {}
+    result, samples, contracts = (
+        read_json(folder / name) if (folder / name).exists() else None for name in (RESULT, SAMPLES, CONTRACTS)
+    )
     parts = [
         f"<h1>{html.escape(record['recipe'])}</h1>",
         f'<p class="soft">{html.escape(_sentence(record, metrics))}</p>',
-        _figures(metrics, result),
-        f'<h2>Loss</h2><img alt="Loss by step" src="data:image/png;base64,{_loss_curve(metrics)}">',
-        _samples(samples),
-        _contracts(contracts),
+        _figures(metrics, result) if metrics else "",
+        f'<h2>Learning</h2><img alt="Loss by step" src="data:image/png;base64,{_curves(metrics)}">' if metrics else "",
+        _samples(samples) if samples else "",
+        _contracts(contracts) if contracts else "",
         _settings(record),
     ]
     title = f"<title>{html.escape(record['recipe'])} - bedplate</title>"
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width">{title}<style>{STYLE}</style>'
     path = folder / REPORT
-    path.write_text(f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>', "utf-8")
+    write_text(path, f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>')
     return path
 
 
@@ -61,73 +61,70 @@ def _sentence(record: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -
     corpus = record["data"]["corpus"]
     minutes = sum(line["seconds"] for line in metrics) / 60
     environment = record["environment"]
+    steps = metrics[-1]["step"] if metrics else 0
     return (
-        f"{metrics[-1]['step']} steps in {minutes:.1f} minutes on {corpus['name']} ({corpus['bytes'] / 1e6:.1f} MB "
+        f"{steps} steps in {minutes:.1f} minutes on {corpus['name']} ({corpus['bytes'] / 1e6:.1f} MB "
         f"of text, {corpus['documents']} documents, {corpus['held_out_documents']} of them held out). "
         f"torch {environment['torch']}, {environment['threads']} threads, {environment['device']}."
     )
 
 
-def _figures(metrics: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> str:
+def _figures(metrics: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | None) -> str:
     speeds = sorted(line["items_per_second"] for line in metrics)
-    figures = {"final training loss, nats per token": f"{metrics[-1]['loss']:.3f}"}
+    figures = {"last training loss, nats per token": f"{metrics[-1]['loss']:.3f}"}
     if result:
-        figures["held-out bits per byte"] = f"{result['bits_per_byte']:.3f}"
-        figures["held-out perplexity per token"] = f"{result['perplexity_per_token']:.1f}"
+        figures["bits per byte, all held-out text"] = f"{result['bits_per_byte']:.3f}"
+        figures["perplexity per token, all held-out text"] = f"{result['perplexity_per_token']:.1f}"
     figures["tokens per second (median)"] = f"{speeds[len(speeds) // 2]:,.0f}"
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items())
     return f'<dl class="figures">{cells}</dl>'
 
 
-def _loss_curve(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """The training loss in nats per token and the held-out text in bits per byte, as a PNG in base64."""
+def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """The training loss, and beside it what was measured on a sample of held-out text, as a PNG in base64."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    axes.plot([m["step"] for m in metrics], [m["loss"] for m in metrics], color="#9db7e8", linewidth=1)
-    axes.set(xlabel="step", ylabel="training loss, nats per token")
-    axes.yaxis.label.set_color("#4a6fb5")
-    measured = [m for m in metrics if "held_out_bits_per_byte" in m]
-    if measured:
-        right = axes.twinx()
-        steps, values = [m["step"] for m in measured], [m["held_out_bits_per_byte"] for m in measured]
-        right.plot(steps, values, color="#c2410c", marker="o", markersize=4)
-        right.annotate(
-            f"{values[-1]:.2f}", (steps[-1], values[-1]), textcoords="offset points", xytext=(0, 8), ha="center"
-        )
-        right.set_ylabel("held-out bits per byte", color="#c2410c")
-        right.spines["top"].set_visible(False)
-    axes.spines["top"].set_visible(False)
-    axes.grid(axis="y", color="#e4e7ec")
+    lines = [("training loss, nats per token", "loss", "#4a6fb5", "")]
+    if any(HELD_OUT in m for m in metrics):
+        lines.append(("held-out sample, bits per byte", HELD_OUT, "#c2410c", "o"))
+    figure = Figure(figsize=(9, 3.2), dpi=110, layout="constrained")
+    for axes, (title, key, color, marker) in zip(figure.subplots(1, len(lines), squeeze=False)[0], lines, strict=True):
+        steps, values = [m["step"] for m in metrics if key in m], [m[key] for m in metrics if key in m]
+        axes.plot(steps, values, color=color, linewidth=1.2, marker=marker, markersize=4)
+        place = {"textcoords": "offset points", "xytext": (0, 8), "ha": "right"}
+        axes.annotate(f"{values[-1]:.2f}", (steps[-1], values[-1]), color=color, **place)
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.set_xlabel("step")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e4e7ec")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _samples(samples: Sequence[tuple[str, str]]) -> str:
-    if not samples:
-        return ""
+def _samples(samples: Sequence[Sequence[str]]) -> str:
     blocks = "".join(f"<pre><b>{html.escape(prompt)}</b>{html.escape(text)}</pre>" for prompt, text in samples)
-    return f'<h2>Samples</h2><p class="soft">Prompts in grey; the rest is the model\'s.</p>{blocks}'
+    note = "Prompts in grey; the rest is the model's. A model this small learns the look of a text, not its sense."
+    return f'<h2>Samples</h2><p class="soft">{note}</p>{blocks}'
 
 
 def _contracts(contracts: Sequence[Mapping[str, Any]]) -> str:
-    if not contracts:
-        return ""
     lines = []
     for row in contracts:
-        numbers = ["" if row[key] is None else f"{row[key]:.1e}" for key in ("error", "bound")]
+        numbers = ["" if row[key] is None else f"{row[key]:.1e}".replace("0.0e+00", "0") for key in ("error", "bound")]
         verdict = f'<td class="{row["verdict"].split()[0]}">{row["verdict"]}</td>'
         cells = "".join(f"<td>{value}</td>" for value in (html.escape(row["contract"]), *numbers))
         lines.append(f'<tr>{cells}{verdict}<td class="soft">{html.escape(row["detail"])}</td></tr>')
     head = "<tr><th>contract</th><th>error</th><th>bound</th><th>verdict</th><th></th></tr>"
-    return f"<h2>Numeric contracts</h2><table>{head}{''.join(lines)}</table>"
+    note = "Equalities that hold for every right implementation, measured on this model; 0 asks for equal bits."
+    return f'<h2>Numeric contracts</h2><p class="soft">{note}</p><table>{head}{"".join(lines)}</table>'
 
 
 def _settings(record: Mapping[str, Any]) -> str:
     rows = {**record["settings"], "text sha256": record["data"]["corpus"]["sha256"]}
+    unset = {"data.tokenizer": "trained on the text", "model.mlp_dim": "4 * dim"}
+    shown = {key: unset.get(key, value) if value in (None, "") else value for key, value in rows.items()}
     lines = "".join(
-        f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(value))}</td></tr>" for key, value in rows.items()
+        f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(value))}</td></tr>" for key, value in shown.items()
     )
     return f"<h2>Settings</h2><table>{lines}</table>"

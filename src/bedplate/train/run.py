@@ -4,6 +4,8 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +13,44 @@ import torch
 
 import bedplate
 from bedplate.errors import UserError
-from bedplate.files import read_json_object, write_json
+from bedplate.files import read_json_object, write_json, write_text
 
 RECORD, METRICS = "run.json", "metrics.jsonl"
+RECORD_KEYS = {"recipe": str, "settings": dict, "data": dict, "environment": dict}
 
 
-def start_run(folder: Path, record: dict[str, Any]) -> None:
-    """Create a run folder; one that already holds a run is an error."""
-    if (folder / RECORD).exists():
-        raise UserError(
-            f"{folder} already holds a run", fix=f"bedplate train --resume {folder}, or choose another --out"
-        )
+@contextmanager
+def new_run(folder: Path, record: dict[str, Any]) -> Iterator[None]:
+    """Create a run folder: what the block writes comes first and `run.json` last, so that no run is half begun.
+
+    Raises UserError when the folder holds a run already or cannot be written.
+    """
+    check_no_run(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        yield
         write_json(folder / RECORD, record | {"environment": environment()})
     except OSError as error:
-        raise UserError(
-            f"cannot write to {folder} ({error.strerror})", fix="choose another folder with --out"
-        ) from error
+        cause = f"cannot write to {folder} ({error.strerror})"
+        raise UserError(cause, fix="choose another folder with --out") from error
+
+
+def check_no_run(folder: Path) -> None:
+    """A folder that holds a run takes no other."""
+    if (folder / RECORD).exists():
+        fix = f"bedplate train --resume {folder}, or choose another --out"
+        raise UserError(f"{folder} already holds a run", fix=fix)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
     """The record of a run."""
     if not (folder / RECORD).exists():
         raise UserError(f"{folder} is not a run folder (no {RECORD})", fix="name a folder that bedplate train made")
-    return read_json_object(folder / RECORD)
+    record = read_json_object(folder / RECORD)
+    for key, kind in RECORD_KEYS.items():
+        if not isinstance(record.get(key), kind):
+            raise UserError(f"{folder / RECORD} is damaged (no {key!r})", fix="restore the file, or train again")
+    return record
 
 
 def environment() -> dict[str, Any]:
@@ -52,11 +67,8 @@ def environment() -> dict[str, Any]:
 
 def rewind_metrics(folder: Path, step: int) -> None:
     """Drop what was logged after `step` updates: a resumed run writes those lines again."""
-    lines = [json.dumps(line) for line in read_metrics(folder) if line["step"] <= step]
-    path = folder / METRICS
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in lines))
-    temporary.replace(path)
+    lines = [json.dumps(line) + "\n" for line in read_metrics(folder) if line["step"] <= step]
+    write_text(folder / METRICS, "".join(lines))
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -64,7 +76,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     path = folder / METRICS
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = path.read_text("utf-8", errors="replace").split("\n")[:-1]
+    return [_parsed(line, f"line {number} of {path}") for number, line in enumerate(lines, start=1)]
 
 
 def log_metrics(folder: Path, metrics: dict[str, Any]) -> None:
@@ -74,6 +87,14 @@ def log_metrics(folder: Path, metrics: dict[str, Any]) -> None:
         os.write(descriptor, (json.dumps(metrics) + "\n").encode())
     finally:
         os.close(descriptor)
+
+
+def _parsed(line: str, place: str) -> dict[str, Any]:
+    try:
+        metrics = json.loads(line)
+        return metrics | {"step": int(metrics["step"])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{place} is damaged", fix="remove the line") from error
 
 
 def _git_state() -> str | None:

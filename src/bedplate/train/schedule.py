@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from bedplate.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class WarmupCosine:
@@ -10,6 +12,12 @@ class WarmupCosine:
 
     warmup_steps: int = 100
     final_fraction: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise UserError(f"schedule.warmup_steps is {self.warmup_steps}", fix="give a number of steps from 0 up")
+        if not 0 <= self.final_fraction <= 1:
+            raise UserError(f"schedule.final_fraction is {self.final_fraction}", fix="give a share from 0 to 1")
 
     def factor(self, step: int, *, steps: int) -> float:
         """Factor for the update made in `step`, counted from 0, of `steps`."""

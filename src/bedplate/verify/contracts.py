@@ -181,7 +181,7 @@ def resumed_equals_uninterrupted(model: nn.Module) -> Pairs:
     source = _FixedBatch(_random_batch(model, rows=2))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        straight = copy.deepcopy(model).float()
+        straight = copy.deepcopy(model).float().requires_grad_(True)
         train(straight, source, NextToken(), settings=settings, folder=folder)
         last = list_checkpoints(folder)[-1]
         expected = _read(last / TRAINING)
@@ -215,7 +215,7 @@ class _FixedBatch:
 
 
 def _double(model: nn.Module) -> Any:
-    return copy.deepcopy(model).double().eval()
+    return copy.deepcopy(model).double().eval().requires_grad_(True)
 
 
 def _context(model: Any) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bedplate.errors import UserError, nearest
+from bedplate.errors import UserError, kind_in_words, nearest
 from bedplate.files import read_json_object, write_json
 from bedplate.nn.fast.memory import give_back
 from bedplate.weights.files import (
@@ -28,11 +28,23 @@ from bedplate.weights.rules import Drop, Rule, expand
 
 # Keys of config.json that describe the file, the tokenizer or a run, and change nothing in what a model computes.
 DESCRIPTIVE = (
-    "model_type", "architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path", "use_cache",
-    "bos_token_id", "eos_token_id", "pad_token_id", "output_attentions", "output_hidden_states", "output_past",
-    "return_dict", "gradient_checkpointing", "id2label", "label2id", "problem_type", "chunk_size_feed_forward",
-    "is_encoder_decoder", "finetuning_task",
+    "model_type", "architectures", "auto_map", "transformers_version", "torch_dtype", "dtype", "_name_or_path",
+    "tokenizer_class", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id",
+    "n_special", "predict_special_tokens", "prefix", "use_cache", "output_attentions", "output_hidden_states",
+    "output_past", "return_dict", "gradient_checkpointing", "torchscript", "tf_legacy_loss", "id2label", "label2id",
+    "num_labels", "_num_labels", "problem_type", "finetuning_task", "task_specific_params", "chunk_size_feed_forward",
+    "is_decoder", "tie_encoder_decoder",
+    # of generation, which once stood here and not in generation_config.json
+    "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty",
+    "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores", "suppress_tokens",
+    "return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
+    "exponential_decay_length_penalty", "begin_suppress_tokens",
 )  # fmt: skip
+# Keys that would change the model, in the only value that is supported; older files hold them.
+NEUTRAL: Mapping[str, Any] = {
+    "is_encoder_decoder": False, "pruned_heads": {}, "use_bfloat16": False, "cross_attention_hidden_size": None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,7 @@ class Checkpoint:
         """Our configuration from the content of config.json; unknown keys and unsupported switches are errors."""
         ours: dict[str, Any] = {}
         known = {setting.theirs: setting for setting in self.settings}
+        required = {**NEUTRAL, **self.require}
         for key, value in values.items():
             if key in known:
                 setting = known[key]
@@ -133,11 +146,11 @@ class Checkpoint:
                         f"{source}: {key} is {value!r}, another key for the same setting says {ours[setting.ours]!r}"
                     )
                     raise UserError(cause, fix="only models where these are equal are supported")
-            elif key in self.require:
-                if value != self.require[key]:
-                    raise UserError(f"{source}: {key}={value!r} is not supported", fix=f"only {self.require[key]!r} is")
+            elif key in required:
+                if value != required[key]:
+                    raise UserError(f"{source}: {key}={value!r} is not supported", fix=f"only {required[key]!r} is")
             elif not any(fnmatchcase(key, pattern) for pattern in (*DESCRIPTIVE, *self.ignore)):
-                raise UserError(f"{source}: unknown key {key!r}", fix=nearest(key, [*known, *self.require]))
+                raise UserError(f"{source}: unknown key {key!r}", fix=nearest(key, [*known, *required]))
         return self.config(**ours)
 
     def config_to(self, config: Any) -> dict[str, Any]:
@@ -196,5 +209,5 @@ def _typed(config: type, setting: Setting, value: Any, source: Path | str) -> An
     expected: Any = next(field.type for field in dataclasses.fields(config) if field.name == setting.ours)
     fits = isinstance(loaded, (int, float)) if expected is float else isinstance(loaded, expected)
     if not fits or (isinstance(loaded, bool) and expected is not bool):
-        raise UserError(f"{source}: {setting.theirs} is {value!r}", fix=f"it must be {expected}")
+        raise UserError(f"{source}: {setting.theirs} is {value!r}", fix=f"it must be {kind_in_words(expected)}")
     return loaded

@@ -126,7 +126,10 @@ def _no_weights(folder: Path) -> UserError:
     pickles = [name for name in PICKLES if (folder / name).exists()]
     if pickles:
         readable = pickles[0] == PICKLES[0]
-        fix = "convert it to safetensors" + ", or pass allow_pickle=True if you trust its source" * readable
+        fix = (
+            "convert it to safetensors"
+            + ", or open it by bedplate.load(folder, allow_pickle=True) if you trust its source" * readable
+        )
         return UserError(f"{folder} holds only pickled weights ({pickles[0]}), which are not read", fix=fix)
     return UserError(f"{folder} holds no {WHOLE}", fix="name a folder that save() or transformers wrote")
 

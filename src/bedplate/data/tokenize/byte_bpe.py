@@ -51,7 +51,9 @@ class ByteBPE:
         found = len(learned["vocab"]) + 1
         if found < vocab_size:
             cause = f"the text yields a vocabulary of only {found} tokens, not {vocab_size}"
-            raise UserError(cause, fix=f"set vocab_size to {found} or less, or use more text")
+            raise UserError(
+                cause, fix=f"set vocab_size (of a recipe: model.vocab_size) to {found} or less, or use more text"
+            )
         merges = tuple((left, right) for left, right in learned["merges"])
         ids = learned["vocab"] | {END: found - 1}
         return cls(Vocabulary(ids=ids, merges=merges, special=(END,), source="the trained vocabulary"))

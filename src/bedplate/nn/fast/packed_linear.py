@@ -5,6 +5,10 @@ float32) torch's `F.linear` reads a row-major weight at 14 GB/s, a column-major 
 to 47 by shape. The packed copy replaces the weight, so that memory does not grow.
 """
 
+import copy
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -12,51 +16,85 @@ from torch import Tensor, nn
 
 from bedplate.nn.fast.memory import give_back
 
-PACKED_DTYPES = (torch.float32, torch.bfloat16)
+PACKED_DTYPES: tuple[torch.dtype, ...] = ()  # what oneDNN computes in on this machine
+if torch.backends.mkldnn.is_available():
+    PACKED_DTYPES = (torch.float32,)
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        PACKED_DTYPES = (torch.float32, torch.bfloat16)
 
 
 class PackedLinear(nn.Module):
-    """The same function as the `nn.Linear` it was made from. For evaluation only: it has no gradient."""
+    """The same function as the `nn.Linear` it was made from. For evaluation only: it has no gradient.
+
+    To the outside its weight is what it was: it is counted, saved, loaded and converted, and a deep copy is an
+    ordinary `nn.Linear`.
+    """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
-        self.bias = linear.bias
+        self.weight, self.bias = _packed(linear.weight), linear.bias
 
-    @property
-    def weight(self) -> Float[Tensor, "out_features in_features"]:
-        """The weight in its ordinary order, a new tensor."""
-        return self.packed.to_dense()
+    def unpacked(self) -> nn.Linear:
+        """The ordinary layer, its weight a new tensor and its bias this one's."""
+        out_features, in_features = self.weight.shape
+        linear = nn.Linear(in_features, out_features, bias=self.bias is not None, device="meta")
+        linear.weight = nn.Parameter(self.weight.to_dense(), requires_grad=False)
+        linear.bias = self.bias
+        return linear.train(self.training)
 
     def forward(self, x: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
         if self.training:
-            raise RuntimeError("this model was packed for generation and cannot be trained: load it again")
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+            raise RuntimeError("this model was packed for generation: train a copy.deepcopy of it, or load it again")
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
     def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + "weight"] = self.weight
+        destination[prefix + "weight"] = self.weight.to_dense()
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        linear = self.unpacked()
+        linear._load_from_state_dict(*arguments)
+        self.weight = _packed(linear.weight)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedLinear":
+        linear = self.unpacked()._apply(fn, recurse)
+        if not can_pack(linear.weight):
+            raise RuntimeError("this model was packed for generation: convert a copy.deepcopy of it, or load it again")
+        self.weight, self.bias = _packed(linear.weight), linear.bias
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Linear:
+        return copy.deepcopy(self.unpacked(), memo)
+
+
+def _packed(weight: Tensor) -> nn.Parameter:
+    return nn.Parameter(torch.ops.mkldnn._reorder_linear_weight(weight.detach()), requires_grad=False)
+
+
+def can_pack(tensor: Tensor) -> bool:
+    """Whether oneDNN computes with this kind of tensor on this machine."""
+    return tensor.device.type == "cpu" and tensor.dtype in PACKED_DTYPES
 
 
 def pack(model: nn.Module) -> None:
     """Prepare a model in place for decoding on a CPU; its parameters no longer take gradients.
 
-    Elsewhere, and for number formats that oneDNN does not have, this leaves the model as it is.
+    Elsewhere, and for number formats that oneDNN does not have, this leaves the model as it is. A layer whose weight is
+    the model's `output_weight` stays ordinary, for losses read that weight a piece at a time.
     """
-    weight = next(model.parameters())
-    if weight.device.type != "cpu" or weight.dtype not in PACKED_DTYPES:
+    if not can_pack(next(model.parameters())):
         return
     model.eval().requires_grad_(False)
-    _pack_children(model)
+    _pack_children(model, getattr(model, "output_weight", None))
 
 
-def _pack_children(parent: nn.Module) -> None:
+def _pack_children(parent: nn.Module, output_weight: Tensor | None) -> None:
     for name, child in parent.named_children():
         if type(child) is nn.Linear:
-            setattr(parent, name, PackedLinear(child).eval())
+            if child.weight is not output_weight:
+                setattr(parent, name, PackedLinear(child).eval())
         else:
-            _pack_children(child)
+            _pack_children(child, output_weight)
             give_back()  # of the plain weights, so that packing a model takes no more memory than the model
 
 
@@ -65,11 +103,11 @@ def project(x: Float[Tensor, "*batch dim"], weight: Float[Tensor, "out dim"]) ->
 
     For output layers, whose weight is also the embedding and stays as it is.
     """
-    if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != weight.dtype or x.dtype not in PACKED_DTYPES:
+    if torch.is_grad_enabled() or not can_pack(x) or x.dtype != weight.dtype:
         return F.linear(x, weight)
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
 
 
 def linear_plain(x: Float[Tensor, "*batch dim"], layer: PackedLinear) -> Float[Tensor, "*batch out"]:
     """The twin that `PackedLinear` is tested against."""
-    return F.linear(x, layer.weight, layer.bias)
+    return F.linear(x, layer.weight.to_dense(), layer.bias)
