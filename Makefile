@@ -6,7 +6,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: demo test check docs clean
 
-demo: $(VENV)/core.stamp ## train, verify, sample and report, about three minutes
+demo: $(VENV)/core.stamp ## train, verify, sample and report, two to three minutes
 	$(VENV)/bin/bedplate quickstart
 
 test: $(VENV)/dev.stamp ## every test, under five minutes on two cores

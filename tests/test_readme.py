@@ -1,5 +1,6 @@
 """What the README shows is run as it stands."""
 
+import json
 import re
 import subprocess
 import sys
@@ -34,7 +35,20 @@ def test_commands_of_the_table_exist(command: str) -> None:
     assert result.returncode == 0 and "usage: bedplate" in result.stdout
 
 
+def test_measured_speeds_are_those_of_the_benchmark_files() -> None:
+    page = (ROOT / "docs" / "papers" / "gpt2.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| .*\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", page.partition("## Speed")[2], re.MULTILINE)
+    files = [json.loads((ROOT / "benchmarks" / f"{name}.json").read_text()) for name in ("train", "decode")]
+    rows = [row for file in files for row in file["rows"]]
+    assert len(shown) == len(rows) == 6
+    for texts, row in zip(shown, rows, strict=True):
+        for text, value in zip(texts, (row["ours"], row["peer"], row["ratio"]), strict=True):
+            assert float(text) == round(value, len(text.partition(".")[2]))
+        assert ("memory" in row["name"]) or f"{row['ratio']:.2f} x faster" in README
+
+
 def test_no_number_is_pending_and_counts_are_true() -> None:
-    assert "PENDING" not in README
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    assert not [page.name for page in pages if "PENDING" in page.read_text(encoding="utf-8")]
     assert f"all {len(PAPERS)} " in README
     assert sum(paper.state == "working" for paper in PAPERS) == 1 and "Today one system works: GPT-2" in README

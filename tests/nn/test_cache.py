@@ -51,6 +51,17 @@ def test_whatever_happens_a_cache_is_a_list_of_tokens(data: st.DataObject) -> No
                 assert torch.equal(held, sign * torch.tensor(tokens).double()[None, :, None].expand_as(held))
 
 
+@pytest.mark.parametrize("lengths", [[3, 9], [-1, 2], [8, 6]])
+def test_what_is_not_held_cannot_be_kept(lengths: list[int]) -> None:
+    cache = new_cache(2)
+    cache.append(numbered(2, 8, 1), numbered(2, 8, 1))
+    cache.truncate(torch.tensor([8, 5]))
+    with pytest.raises(ValueError, match=r"holds \[8, 5\] tokens"):
+        cache.truncate(torch.tensor(lengths))
+    cache.select(torch.tensor([], dtype=torch.long))
+    assert cache.longest == 0 and not cache.ragged
+
+
 def test_a_refused_append_changes_nothing() -> None:
     cache = new_cache(2)
     cache.append(numbered(2, 8, 1), numbered(2, 8, 1))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bedplate.generate.engine import evaluating
 from bedplate.objectives.next_token import NextToken
 
 
@@ -33,7 +34,7 @@ def likelihood(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> Lik
     """Likelihood of the text in disjoint windows, as `data.source.sequential_windows` gives them."""
     device = next(model.parameters()).device
     nats, tokens, spelled = 0.0, 0, 0
-    with torch.inference_mode():
+    with evaluating(model), torch.inference_mode():
         for batch in batches:
             batch = {name: value.to(device) for name, value in batch.items()}
             loss = NextToken().loss(model, batch, None, 0)
@@ -58,7 +59,7 @@ def continuation_logprobs(
         rows = [torch.tensor([*context, *continuation]) for context, continuation in group]
         # Padding stands on the right, where a causal model's earlier positions cannot see it.
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
-        with torch.inference_mode():
+        with evaluating(model), torch.inference_mode():
             logprobs = model(ids[:, :-1]).float().log_softmax(-1)
             chosen = logprobs.gather(2, ids[:, 1:, None]).squeeze(2).cpu()
         for row, (context, continuation) in zip(chosen, group, strict=True):

@@ -122,7 +122,7 @@ def sample_tokens(
     sequences = _sequences(prompts, seeds, max_new_tokens, model.config.context_length)
     if not sequences:
         return
-    with _evaluating(model):
+    with evaluating(model):
         features, state = _prefill(model, prompts, max_new_tokens)
         while sequences:
             tokens = _draw(model, features, sampling, sequences, vocab_size)
@@ -183,7 +183,7 @@ def _advance(model: Any, state: list[Any], ids: Sequence[int], places: Sequence[
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; afterwards exactly the layers that were training are training again."""
     training = [module for module in model.modules() if module.training]
     model.eval()

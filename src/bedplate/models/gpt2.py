@@ -137,7 +137,12 @@ class GPT2(nn.Module):
     def new_state(self, batch: int, *, capacity: int | None = None) -> list[KVCache]:
         """An empty cache per layer, for up to `capacity` tokens a sequence (default: the context length)."""
         config, weight = self.config, self.token_embedding.weight
-        size = (batch, config.num_heads, capacity or config.context_length, config.dim // config.num_heads)
+        size = (
+            batch,
+            config.num_heads,
+            config.context_length if capacity is None else capacity,
+            config.dim // config.num_heads,
+        )
         return [KVCache(*size, dtype=weight.dtype, device=weight.device) for _ in self.blocks]
 
     def _positions_and_bias(

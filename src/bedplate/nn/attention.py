@@ -91,14 +91,16 @@ class KVCache:
 
     def truncate(self, lengths: Int[Tensor, " batch"]) -> None:
         """Forget all but the first `lengths[b]` tokens of each sequence, for instance the padding of a prefill."""
+        if ((lengths < 0) | (lengths > self.lengths)).any():
+            raise ValueError(f"the cache holds {self.lengths.tolist()} tokens, not {lengths.tolist()}")
         self.lengths = lengths.clone()
-        self.longest = int(lengths.max())
+        self.longest = int(lengths.max()) if len(lengths) else 0
         self.ragged = bool((lengths != self.longest).any())
 
     def select(self, indices: Int[Tensor, " kept"]) -> None:
         """Keep only these sequences, in this order."""
-        self.keys, self.values = self.keys[indices], self.values[indices]
-        self.truncate(self.lengths[indices])
+        self.keys, self.values, self.lengths = self.keys[indices], self.values[indices], self.lengths[indices]
+        self.truncate(self.lengths)
 
 
 class Attention(nn.Module):

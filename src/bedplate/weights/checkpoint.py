@@ -120,8 +120,9 @@ class Checkpoint:
         """Apply every rule's `load`, which takes tensors out of `theirs`, so that no two copies of a model are held."""
         ours: dict[str, Tensor] = {}
         for rule in self.weights:
-            ours |= {name: tensor.contiguous() for name, tensor in rule.load(theirs)}
-            give_back()
+            for name, tensor in rule.load(theirs):
+                ours[name] = tensor.contiguous()
+                give_back()
         return ours
 
     def to_theirs(self, ours: dict[str, Tensor]) -> dict[str, Tensor]:
