@@ -64,17 +64,19 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path, monkeypatch: 
 
     model = nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(model.parameters())
-    checkpoint.save_checkpoint(tmp_path, 3, model, optimizer, None, keep=2)
+    state = checkpoint.State(model=model, optimizer=optimizer)
+    options = {"sharded": False, "kept": set(), "keep": 2}
+    checkpoint.save_checkpoint(tmp_path, 3, state, **options)
 
     def read_only(path: Path) -> Path:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(checkpoint, "atomic_folder", read_only)
     with pytest.raises(UserError, match=r"step 4 .*Permission denied.*step-00000003; .*fix permissions.*--resume"):
-        checkpoint.save_checkpoint(tmp_path, 4, model, optimizer, None, keep=2)
+        checkpoint.save_checkpoint(tmp_path, 4, state, **options)
     monkeypatch.undo()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "checkpoints").write_text("a file in the way")
     with pytest.raises(UserError, match="there is no checkpoint yet"):
-        checkpoint.save_checkpoint(tmp_path / "other", 4, model, optimizer, None, keep=2)
+        checkpoint.save_checkpoint(tmp_path / "other", 4, state, **options)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000003"]

@@ -115,10 +115,10 @@ def test_clipping_bounds_the_gradient_after_the_objective_saw_all_of_it(tmp_path
     class Watching(NextToken):
         calls: list[Any] = field(default_factory=list)
 
-        def before_step(self, model: nn.Module, companion: None, step: int) -> None:
+        def before_step(self, model: nn.Module, companion: None, step: int, sums: Any) -> None:
             calls.append(("before", step, norm(model)))
 
-        def after_step(self, model: nn.Module, companion: None, step: int) -> None:
+        def after_step(self, model: nn.Module, companion: None, step: int, sums: Any) -> None:
             assert all(p.grad is None for p in model.parameters())
             calls.append(("after", step, 0.0))
 

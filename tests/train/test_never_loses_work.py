@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -172,10 +173,10 @@ class FollowTheTeacher:
     def loss(self, model: nn.Module, batch: dict[str, torch.Tensor], companion: nn.Module, step: int) -> Loss:
         distance = sum((p - companion[n.replace(".", "/")] - 0.1).square().sum() for n, p in model.named_parameters())
         plain = NextToken().loss(model, batch, None, step)
-        return Loss(total=plain.total + distance * plain.count, count=plain.count, metrics={"distance": distance})
+        return Loss(total=plain.total + distance * plain.count, count=plain.count, sums={"distance": distance})
 
     @torch.no_grad()
-    def after_step(self, model: nn.Module, companion: nn.Module, step: int) -> None:
+    def after_step(self, model: nn.Module, companion: nn.Module, step: int, sums: Any) -> None:
         for name, parameter in model.named_parameters():
             companion[name.replace(".", "/")].lerp_(parameter, 0.3)
 

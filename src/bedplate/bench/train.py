@@ -12,7 +12,8 @@ from bedplate.errors import require
 from bedplate.models.gpt2 import GPT2, HF, SIZES
 from bedplate.objectives.next_token import NextToken
 from bedplate.train.loop import Settings, accumulate
-from bedplate.train.optimizer import AdamW
+from bedplate.train.optimizer import AdamW, clip_gradients
+from bedplate.train.parallel import Work
 from bedplate.train.precision import autocast
 
 Step = Callable[[], float]
@@ -39,19 +40,20 @@ def ours_step(size: str, precision: str, batch_size: int, length: int) -> Step:
     torch.manual_seed(0)
     model = GPT2(replace(SIZES[size], dropout=0.0)).train()
     settings = Settings(steps=1, micro_batch_size=batch_size, precision=precision)
-    optimizer = AdamW().build(model)
+    work, optimizer = Work(model), AdamW().build(model)
     ids = _ids(batch_size, length)
     batch = {"ids": ids[:, :-1], "targets": ids[:, 1:]}
 
     def step() -> float:
-        sums = accumulate(model, NextToken(), batch, None, 0, settings)
+        sums = accumulate(work, NextToken(), batch, 0, settings)
+        count = sums["count"].item()
         for parameter in model.parameters():
             if parameter.grad is not None:
-                parameter.grad.div_(sums["count"])
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                parameter.grad.div_(count)
+        clip_gradients(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        return sums["loss"] / sums["count"]
+        return sums["loss"].item() / count
 
     return step
 

@@ -138,9 +138,9 @@ class Attention(nn.Module):
         state: KVCache | None = None,
     ) -> Float[Tensor, "batch query dim"]:
         source = x if memory is None else memory
-        query = self.query(x).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
-        key = self.key(source).unflatten(-1, (self.num_kv_heads, self.head_dim)).transpose(1, 2)
-        value = self.value(source).unflatten(-1, (self.num_kv_heads, self.head_dim)).transpose(1, 2)
+        query = self.query(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        key = self.key(source).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        value = self.value(source).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
         if state is not None:

@@ -7,8 +7,12 @@ An objective is a frozen dataclass with
 and, if it needs them,
 
     setup(model) -> nn.Module          a companion it owns (teacher, value head, opponent), saved with the run
-    before_step(model, companion, step)   after gradients are complete and normalized, before clipping and the optimizer
-    after_step(model, companion, step)    after the optimizer
+    before_step(model, companion, step, sums)   after gradients are complete and normalized, before clipping
+    after_step(model, companion, step, sums)    after the optimizer
+
+`sums` holds `loss`, `count` and the loss's own sums over the whole batch, over every micro-batch and rank. So `loss`
+itself stays without side effects, and whatever needs the whole batch (the center of DINO, an adaptive weight) is exact
+under any split. Parameters of the companion that require gradients are trained beside the model's.
 
 `docs/design/objectives.md` works it out for five very different systems.
 """
@@ -30,9 +34,7 @@ class Loss:
 
     total: Tensor  # scalar, differentiable, summed over items
     count: Tensor  # scalar: tokens, images, pairs, boxes
-    metrics: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # further sums over the same items, reported divided by count
+    sums: dict[str, Tensor] = field(default_factory=dict)  # further sums over the same items; scalars are logged
 
 
 @runtime_checkable

@@ -1,48 +1,102 @@
-"""Training checkpoints: `checkpoints/step-N/` folders that appear whole, with hashes and all that resuming needs."""
+"""Training checkpoints: `checkpoints/step-N/` folders that appear whole, with hashes and all that resuming needs.
+
+What one rank holds is written as safetensors. What ranks hold in parts is written by torch.distributed.checkpoint,
+each rank its own, and read by any other number of ranks.
+"""
 
 import re
 import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as distributed_checkpoint
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from bedplate.errors import UserError
 from bedplate.files import atomic_folder, read_json_object, sha256_file, write_json
+from bedplate.train import ranks
 
-WEIGHTS, TRAINING, ABOUT = "weights.safetensors", "training.safetensors", "checkpoint.json"
+WEIGHTS, TRAINING, ABOUT, SHARDS = "weights.safetensors", "training.safetensors", "checkpoint.json", ".metadata"
+MODEL, OPTIMIZER = "model.", "optimizer."
 
 
-def save_checkpoint(
-    folder: Path,
-    step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    companion: nn.Module | None,
-    *,
-    keep: int,
-) -> Path:
-    """Write the state after `step` updates and forget all but the newest `keep` checkpoints of the run in `folder`."""
-    target = folder / "checkpoints" / f"step-{step:08d}"
-    tensors, scalars = _flatten(optimizer.state_dict()["state"])
-    if companion is not None:
-        tensors |= {f"companion.{name}": value for name, value in companion.state_dict().items()}
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Everything that decides how a run goes on, beside the step: what a checkpoint holds."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    companion: nn.Module | None = None
+    average: nn.Module | None = None
+    source: Any = None  # when it has `state()` and `restore(tensors)`
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The parts that are modules, by the prefix of their names."""
+        parts = {MODEL: self.model, "companion.": self.companion, "average.": self.average}
+        return {prefix: part for prefix, part in parts.items() if part is not None}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, such as `model.final_norm.weight` and `optimizer.model.final_norm.weight.exp_avg`."""
+        found: dict[str, Tensor] = {}
+        for prefix, part in self.modules().items():
+            found |= {f"{prefix}{name}": tensor.detach() for name, tensor in part.state_dict().items()}
+        for name, parameter in self.trained():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                found[f"{OPTIMIZER}{name}.{key}"] = torch.as_tensor(value)
+        if hasattr(self.source, "state"):
+            found |= {f"source.{name}": tensor for name, tensor in self.source.state().items()}
+        return found
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters that the optimizer moves, by name."""
+        moved = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        for prefix, part in self.modules().items():
+            yield from ((f"{prefix}{name}", each) for name, each in part.named_parameters() if id(each) in moved)
+
+
+def save_checkpoint(folder: Path, step: int, state: State, *, sharded: bool, kept: set[int], keep: int) -> None:
+    """Write the state after `step` updates; forget all but the newest `keep` checkpoints and those of steps `kept`."""
+    target = checkpoint_path(folder, step)
     try:
-        with atomic_folder(target) as temporary:
-            save_file(_owned(model.state_dict()), temporary / WEIGHTS)
-            save_file(_owned(tensors), temporary / TRAINING)
-            hashes = {name: sha256_file(temporary / name) for name in (WEIGHTS, TRAINING)}
-            write_json(temporary / ABOUT, {"step": step, "optimizer": scalars, "sha256": hashes})
-    except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in an error of its own
-        reason = getattr(error, "strerror", None) or error
+        with _one_folder(target) as temporary:
+            tensors = state.tensors()
+            if sharded:
+                distributed_checkpoint.save(dict(tensors), checkpoint_id=temporary)
+            elif ranks.rank() == 0:
+                weights = {name.removeprefix(MODEL): part for name, part in tensors.items() if name.startswith(MODEL)}
+                save_file(_owned(weights), temporary / WEIGHTS)
+                rest = {name: part for name, part in tensors.items() if not name.startswith(MODEL)}
+                save_file(_owned(rest), temporary / TRAINING)
+            if ranks.rank() == 0:
+                hashes = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
+                write_json(temporary / ABOUT, {"step": step, "sha256": hashes})
+    except (OSError, SafetensorError, distributed_checkpoint.CheckpointException) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]  # safetensors wraps a full disk
         cause = f"the checkpoint of step {step} could not be written ({reason}); {last_good(folder, other_than=target)}"
         raise UserError(cause, fix=f"free space or fix permissions, then: bedplate train --resume {folder}") from error
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-    return target
+    if ranks.rank() == 0:
+        for old in list_checkpoints(folder)[:-keep]:
+            if step_of(old) not in kept:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` updates lies."""
+    return folder / "checkpoints" / f"step-{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The updates made before this checkpoint."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -68,56 +122,88 @@ def last_good(folder: Path, *, other_than: Path | None = None) -> str:
     return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
 
 
-def load_weights(checkpoint: Path, model: nn.Module) -> None:
-    """Fill a model with a checkpoint's weights."""
-    try:
-        model.load_state_dict(load_file(checkpoint / WEIGHTS))
-    except RuntimeError as error:
-        cause = f"the weights in {checkpoint} belong to a model of other sizes"
-        raise UserError(cause, fix="resume with the settings that the run began with") from error
+def load_weights(checkpoint: Path, model: nn.Module, *, averaged: bool = False) -> None:
+    """Fill a model with a checkpoint's weights, or with their average where the run kept one."""
+    prefix = "average." if averaged else MODEL
+    targets = {f"{prefix}{name}": tensor for name, tensor in model.state_dict().items()}
+    _fill(targets, checkpoint, _content(checkpoint, training=averaged))
 
 
-def load_checkpoint(
-    checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, companion: nn.Module | None
-) -> int:
+def load_checkpoint(checkpoint: Path, state: State) -> int:
     """Restore everything; returns the number of updates made."""
-    about = read_json_object(checkpoint / ABOUT)
-    load_weights(checkpoint, model)
-    tensors = load_file(checkpoint / TRAINING)
-    prefix = "companion."
-    if companion is not None:
-        own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        companion.load_state_dict(own)
-    state = optimizer.state_dict()
-    state["state"] = _unflatten({k: v for k, v in tensors.items() if not k.startswith(prefix)}, about["optimizer"])
-    optimizer.load_state_dict(state)
-    return about["step"]
+    content = _content(checkpoint)
+    targets = {name: tensor for name, tensor in state.tensors().items() if not name.startswith(("source.", OPTIMIZER))}
+    for name, parameter in state.trained():
+        values = {}
+        for full, saved in content.items():
+            key = full.removeprefix(f"{OPTIMIZER}{name}.")
+            if key != full and "." not in key:
+                like = parameter.detach() if saved.shape == parameter.shape and saved.ndim else torch.empty(saved.shape)
+                values[key] = targets[full] = torch.zeros_like(like, dtype=saved.dtype)
+        if values:
+            state.optimizer.state[parameter] = values
+    played = {name: torch.empty_like(saved, device="cpu") for name, saved in content.items() if "source." in name[:7]}
+    _fill(targets | played, checkpoint, content)
+    if played:
+        state.source.restore({name.removeprefix("source."): tensor for name, tensor in played.items()})
+    return read_json_object(checkpoint / ABOUT)["step"]
+
+
+def _content(checkpoint: Path, *, training: bool = True) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name; where ranks hold parts, only what they are like (on the device `meta`)."""
+    if (checkpoint / SHARDS).exists():
+        entries = distributed_checkpoint.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+        return {
+            name: torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
+            for name, entry in entries.items()
+            if isinstance(entry, TensorStorageMetadata)
+        }
+    weights = {f"{MODEL}{name}": tensor for name, tensor in load_file(checkpoint / WEIGHTS).items()}
+    return weights | load_file(checkpoint / TRAINING) if training else weights
+
+
+def _fill(targets: Mapping[str, Tensor], checkpoint: Path, content: Mapping[str, Tensor]) -> None:
+    """Copy tensors into place by name, whole or this rank's parts."""
+    if any(name not in content or content[name].shape != target.shape for name, target in targets.items()):
+        cause = f"the tensors in {checkpoint} belong to a model or objective of other sizes"
+        raise UserError(cause, fix="resume with the settings that the run began with")
+    if (checkpoint / SHARDS).exists():
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process may read it, too
+            distributed_checkpoint.load(dict(targets), checkpoint_id=checkpoint)
+        return
+    for name, target in targets.items():
+        value = content[name]
+        if isinstance(target, DTensor):
+            value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
+        target.detach().copy_(value)
+
+
+@contextmanager
+def _one_folder(target: Path) -> Iterator[Path]:
+    """The same new folder on every rank; it takes its place when all have written."""
+    if ranks.world_size() == 1:
+        with atomic_folder(target) as temporary:
+            yield temporary
+    elif ranks.rank() == 0:
+        with atomic_folder(target) as temporary:
+            ranks.from_leader(temporary)
+            yield temporary
+        ranks.barrier()
+    else:
+        yield ranks.from_leader(None)
+        ranks.barrier()
 
 
 def _intact(path: Path) -> bool:
     try:
         about = read_json_object(path / ABOUT)
         hashes = about["sha256"]
-        complete = isinstance(about["step"], int) and isinstance(about["optimizer"], dict)
-        return complete and all(sha256_file(path / name) == hashes[name] for name in (WEIGHTS, TRAINING))
-    except (UserError, OSError, KeyError, TypeError):
+        complete = isinstance(about["step"], int) and (WEIGHTS in hashes or SHARDS in hashes)
+        return complete and all(sha256_file(path / name) == digest for name, digest in hashes.items())
+    except (UserError, OSError, KeyError, TypeError, AttributeError):
         return False
 
 
-def _flatten(state: dict[int, dict[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Optimizer state as tensors and scalars under names such as `0.exp_avg`."""
-    flat = {f"{index}.{name}": value for index, values in state.items() for name, value in values.items()}
-    tensors = {name: value for name, value in flat.items() if isinstance(value, Tensor)}
-    return tensors, {name: value for name, value in flat.items() if name not in tensors}
-
-
-def _unflatten(tensors: dict[str, Tensor], scalars: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in {**tensors, **scalars}.items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
-    return state
-
-
-def _owned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

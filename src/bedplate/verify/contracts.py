@@ -22,6 +22,7 @@ from bedplate.objectives.next_token import NextToken
 from bedplate.train.checkpoint import TRAINING, list_checkpoints
 from bedplate.train.loop import Settings, accumulate, train
 from bedplate.train.optimizer import AdamW
+from bedplate.train.parallel import Work
 from bedplate.verify.trace import Pairs, largest_error, recording
 
 ROUNDING = 1e-10  # float64, relative to the largest value: some 10^5 units in the last place
@@ -233,8 +234,8 @@ def _random_batch(model: nn.Module, *, rows: int) -> dict[str, Tensor]:
 
 def _gradients(model: nn.Module, batch: dict[str, Tensor], *, micro_batch_size: int) -> dict[str, Tensor]:
     model.zero_grad()
-    sums = accumulate(model, NextToken(), batch, None, 0, Settings(steps=1, micro_batch_size=micro_batch_size))
-    return {name: p.grad.clone() / sums["count"] for name, p in model.named_parameters() if p.grad is not None}
+    sums = accumulate(Work(model), NextToken(), batch, 0, Settings(steps=1, micro_batch_size=micro_batch_size))
+    return {name: p.grad.clone() / sums["count"].item() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,163 @@
+"""How the ranks of a job share the work of a step, on torch's own engines. Models contain nothing of it.
+
+Blocks are found as the children of ModuleLists, linear layers by the uniform names of their parts.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from bedplate.errors import UserError, nearest
+from bedplate.train import ranks
+
+STRATEGIES = {
+    "ddp": "every rank holds the model and sees a part of the batch",
+    "fsdp": "ranks hold shards of every block, and see a part of the batch (FSDP2)",
+    "tp": "ranks hold parts of every layer, and see the same batch (tensor parallel)",
+}
+# The plan of tensor parallelism: column-wise layers need no message, row-wise ones add up their parts.
+COLUMNS = ("attention.query", "attention.key", "attention.value", "mlp.up", "mlp.gate")
+ROWS = ("attention.out", "mlp.down")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallel:
+    """How a step is computed. Nothing here changes what is learned, beyond rounding."""
+
+    strategy: str = "ddp"
+    offload: bool = False  # fsdp on a GPU: parameters, gradients and moments wait in the memory of the CPU
+    checkpointing: bool = False  # blocks compute their activations again in the backward pass
+    compile: bool = False  # torch.compile, block by block
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise UserError(f"there is no strategy {self.strategy!r}", fix=nearest(self.strategy, STRATEGIES))
+        if self.offload and self.strategy != "fsdp":
+            raise UserError(f"{self.strategy} keeps all parameters on the device", fix="use fsdp with offload")
+
+
+class Work:
+    """A model and its companion, arranged over the ranks. Losses and evaluations run inside `inside`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        companion: nn.Module | None = None,
+        average: nn.Module | None = None,
+        *,
+        parallel: Parallel | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        parallel = parallel or Parallel()
+        self.model, self.companion, self.strategy = model, companion, parallel.strategy
+        self.sharded = ranks.world_size() > 1 and parallel.strategy in ("fsdp", "tp")
+        shares_batch = ranks.world_size() > 1 and parallel.strategy != "tp"
+        self.rank, self.world = (ranks.rank(), ranks.world_size()) if shares_batch else (0, 1)
+        self.copies = ranks.world_size() // self.world  # ranks that compute the same items
+        holder: nn.Module = _Inside(model, companion)
+        if ranks.world_size() > 1 and parallel.strategy == "tp":
+            for each in (model, average):
+                if each is not None:
+                    _split_layers(each)
+        for block in blocks_of(model):
+            if parallel.checkpointing:
+                block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+            if parallel.compile:
+                block.compile()
+        if shares_batch and parallel.strategy == "fsdp":
+            _shard(holder, model, average, offload=parallel.offload, precision=precision)
+        elif shares_batch and any(parameter.requires_grad for parameter in holder.parameters()):
+            # Buffers of a companion follow the rules of its objective, and its parameters may rest in some steps.
+            resting = companion is not None and any(each.requires_grad for each in companion.parameters())
+            holder = DistributedDataParallel(holder, broadcast_buffers=False, find_unused_parameters=resting)
+        self.holder = holder
+
+    def add_up(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Sums over the whole batch from those of each rank."""
+        return {name: total / self.copies for name, total in ranks.summed(sums).items()}
+
+    def inside(self, function: Callable[[], Any]) -> Any:
+        """Call a function that uses the model: as a forward pass of what holds it, so that shards come together."""
+        return self.holder(function)
+
+    def reduced(self, last: bool) -> AbstractContextManager[None]:
+        """Around the forward and backward pass of a micro-batch: only the last one sends gradients."""
+        if isinstance(self.holder, FSDPModule):
+            self.holder.set_requires_gradient_sync(last)
+        return self.holder.no_sync() if isinstance(self.holder, DistributedDataParallel) and not last else nullcontext()
+
+    def share(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """This rank's items of a global batch."""
+        items = len(next(iter(batch.values())))
+        if items < self.world or (self.strategy == "fsdp" and items % self.world):
+            cause = f"a batch of {items} items cannot be shared by {self.world} ranks"
+            raise UserError(cause, fix=f"make batch_size a multiple of {self.world}")
+        start, end = (items * each // self.world for each in (self.rank, self.rank + 1))
+        return {name: value[start:end] for name, value in batch.items()}
+
+
+class _Inside(nn.Module):
+    """Holds all that is trained; its forward pass is any function of it."""
+
+    def __init__(self, model: nn.Module, companion: nn.Module | None) -> None:
+        super().__init__()
+        self.model, self.companion = model, companion
+
+    def forward(self, function: Callable[[], Any]) -> Any:
+        return function()
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The repeated units of a model: the children of its outermost lists."""
+    found: list[nn.Module] = []
+    for child in model.children():
+        found += child.children() if isinstance(child, nn.ModuleList) else blocks_of(child)
+    return found
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether ranks hold parts of this tensor."""
+    return isinstance(tensor, DTensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor with the parts of all ranks; every rank must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _shard(holder: nn.Module, model: nn.Module, average: nn.Module | None, *, offload: bool, precision: str) -> None:
+    mesh = init_device_mesh(ranks.device().type, (ranks.world_size(),))
+    policy = MixedPrecisionPolicy()
+    if precision == "bf16":
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    options: dict[str, Any] = {
+        "mesh": mesh, "mp_policy": policy, "offload_policy": CPUOffloadPolicy() if offload else OffloadPolicy(),
+    }  # fmt: skip
+    for each, root in ((model, holder), (average, average)):
+        if each is not None and root is not None:
+            for block in blocks_of(each):
+                fully_shard(block, **options)
+            fully_shard(root, **options)
+
+
+def _split_layers(model: nn.Module) -> None:
+    mesh = init_device_mesh(ranks.device().type, (ranks.world_size(),))
+    plan = {name: ColwiseParallel() for name in COLUMNS} | {name: RowwiseParallel() for name in ROWS}
+    for block in blocks_of(model):
+        heads = getattr(getattr(block, "attention", None), "num_kv_heads", 0)
+        if heads % mesh.size():
+            cause = f"{heads} heads cannot be split over {mesh.size()} ranks"
+            raise UserError(cause, fix="choose a number of ranks that divides the number of heads")
+        names = {name for name, _ in block.named_modules()}
+        parallelize_module(block, mesh, {name: style for name, style in plan.items() if name in names})
