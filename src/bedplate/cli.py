@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -67,7 +68,7 @@ def quickstart(options: argparse.Namespace) -> int:
 def train(options: argparse.Namespace) -> int:
     """Train a recipe, with any setting changed by key=value; without a recipe, list them."""
     from bedplate.recipes.recipe import find_recipe, folder_of, list_recipes, parse_overrides, settings_of
-    from bedplate.train.run import read_run
+    from bedplate.train.run import RECORD, read_run
 
     if options.resume:
         return _resume(options)
@@ -89,9 +90,13 @@ def train(options: argparse.Namespace) -> int:
         for key, value in settings_of(recipe).items():
             print(f"{key}={value}")
         return 0
-    folder = options.out or folder_of(recipe)
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    folder = options.out or folder_of(recipe, last=restarted)
+    if restarted and (folder / RECORD).exists():
+        options.resume, options.recipe, options.settings = folder, None, []
+        return _resume(options)
     print(f"{recipe.name}: {recipe.steps} steps, {recipe.precision}, on {recipe.data.corpus}, in {folder}")
-    if code := _train_new(recipe, folder):
+    if code := _train_new(recipe, folder, **_execution(options)):
         return code
     print(f'Try: {_program()} generate "..." --model {folder}')
     return 0
@@ -222,32 +227,44 @@ def bench(options: argparse.Namespace) -> int:
     return 0
 
 
-def _train_new(recipe: Any, folder: Path) -> int:
+def _train_new(recipe: Any, folder: Path, **execution: Any) -> int:
     from bedplate.console import training_progress
     from bedplate.recipes.run import start
 
     print("Reading and tokenizing the text ...", flush=True)
     with training_progress(recipe.steps) as watch:
-        outcome = start(recipe, folder, watch=watch)
+        outcome = start(recipe, folder, watch=watch, **execution)
     return _after(outcome, folder)
 
 
 def _resume(options: argparse.Namespace) -> int:
     from bedplate.console import training_progress
-    from bedplate.recipes.recipe import find_recipe
+    from bedplate.recipes.recipe import find_recipe, parse_overrides
     from bedplate.recipes.run import resume
     from bedplate.train.checkpoint import list_checkpoints, newest_checkpoint
     from bedplate.train.run import read_run
 
-    if options.recipe or options.settings:
-        raise UserError("a resumed run keeps its settings", fix="leave out the recipe and key=value, or use --from")
+    words = [options.recipe, *options.settings] if options.recipe else options.settings
     record = read_run(options.resume)
     found = list_checkpoints(options.resume)
     if found and (good := newest_checkpoint(options.resume)) != found[-1]:
         print(f"{found[-1].name} is damaged; going on from {good.name}")
     with training_progress(find_recipe(record["recipe"], record["settings"]).steps) as watch:
-        outcome = resume(options.resume, watch=watch)
+        settings = parse_overrides(words)
+        outcome = resume(options.resume, watch=watch, settings=settings, **_execution(options))
     return _after(outcome, options.resume)
+
+
+def _execution(options: argparse.Namespace) -> dict[str, Any]:
+    """How a run is computed, which changes nothing that it learns."""
+    from bedplate.train.parallel import Parallel
+
+    if options.keep < 1:
+        raise UserError(f"--keep {options.keep} keeps nothing", fix="give a number from 1 up")
+    parallel = Parallel(
+        strategy=options.parallel, offload=options.offload, checkpointing=options.checkpointing, compile=options.compile
+    )
+    return {"parallel": parallel, "keep": options.keep, "skip_spikes": options.skip_spikes}
 
 
 def _after(outcome: Any, folder: Path) -> int:
@@ -257,6 +274,8 @@ def _after(outcome: Any, folder: Path) -> int:
     if outcome.interrupted:
         print(f"Stopped after step {outcome.step}, saved. Go on with: {_program()} train --resume {folder}")
         return 130
+    if int(os.environ.get("RANK", "0")):
+        return 0  # rank 0 tells
     held_out = read_json(folder / RESULT)["bits_per_byte"]
     print(f"Trained {outcome.step} steps; all held-out text: {held_out:.3f} bits/byte. Report: {write_report(folder)}")
     return 0
@@ -317,6 +336,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run")
     one.add_argument("--from", dest="source", type=Path, metavar="RUN", help="repeat a run: its folder or run.json")
     one.add_argument("--keys", action="store_true", help="show the settings instead of training")
+    one.add_argument("--parallel", default="ddp", metavar="HOW", help="under torchrun: ddp (default), fsdp or tp")
+    one.add_argument("--offload", action="store_true", help="fsdp: parameters and moments wait in the CPU's memory")
+    one.add_argument("--checkpointing", action="store_true", help="compute activations again instead of keeping them")
+    one.add_argument("--compile", action="store_true", help="compile each block")
+    one.add_argument("--keep", type=int, default=2, metavar="N", help="newest checkpoints to keep (default: 2)")
+    one.add_argument("--skip-spikes", action="store_true", help="make no update from a batch whose loss stands out")
     for function in (generate, chat):
         one = command(function)
         if function is generate:
@@ -354,6 +379,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _job() -> AbstractContextManager[object]:
+    """The job of several processes that this one belongs to, if it does."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return nullcontext()
+    from bedplate.train.ranks import joined
+
+    return joined()
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     options, unknown = parser.parse_known_args(arguments)
@@ -368,11 +402,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character is no error
+    rank = int(os.environ.get("RANK", "0"))
+    if rank > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends; rank 0 speaks for all
     try:
         options = _parse(arguments)
-        return options.function(options)
+        with _job():
+            return options.function(options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"rank {rank}: " * (rank > 0) + f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Mistakes that a user can mend: one line with the cause and the fix, never a traceback."""
 
 import difflib
+import functools
 import importlib
 from collections.abc import Iterable
 from types import ModuleType, NoneType
@@ -14,6 +15,9 @@ class UserError(Exception):
         super().__init__(f"{cause}; {fix}")
         self.cause = cause
         self.fix = fix
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(UserError, self.cause, fix=self.fix), ()  # sent between processes
 
 
 LISTED = 8

@@ -52,7 +52,10 @@ def test_mlp_is_its_formula() -> None:
 
 @pytest.mark.parametrize("rows", [1, 7, ROWS, ROWS + 3])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 2e-3)])
-def test_linear_cross_entropy_equals_its_plain_twin(rows: int, dtype: torch.dtype, bound: float) -> None:
+@pytest.mark.parametrize("options", [{}, {"smoothing": 0.1}, {"z": 0.3}, {"smoothing": 0.2, "z": 1e-2}])
+def test_linear_cross_entropy_equals_its_plain_twin(
+    rows: int, dtype: torch.dtype, bound: float, options: dict[str, float]
+) -> None:
     torch.manual_seed(0)
     features, weight = torch.randn(rows, 6, dtype=dtype), torch.randn(11, 6, dtype=dtype)
     targets = torch.randint(11, (rows,))
@@ -60,7 +63,7 @@ def test_linear_cross_entropy_equals_its_plain_twin(rows: int, dtype: torch.dtyp
     gradients = []
     for form in (linear_cross_entropy, linear_cross_entropy_plain):
         leaves = features.clone().requires_grad_(), weight.clone().requires_grad_()
-        loss = form(*leaves, targets)
+        loss = form(*leaves, targets, **options)
         gradients.append((loss, *torch.autograd.grad(3 * loss, leaves)))
     for mine, theirs in zip(*gradients, strict=True):
         # Sums over all rows: float32 rounding grows with them, relative to the largest value.

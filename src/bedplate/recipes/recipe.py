@@ -15,10 +15,13 @@ from bedplate.objectives.next_token import NextToken
 from bedplate.objectives.objective import Objective
 from bedplate.train.optimizer import AdamW
 from bedplate.train.precision import PRECISIONS
-from bedplate.train.schedule import WarmupCosine
+from bedplate.train.schedule import Constant, WarmupCosine
 
 # Given by the paper; a model with other values is another paper's.
-FIXED = ("model.norm_eps", "model.scale_by_head_dim", "model.scale_by_layer")
+FIXED = (
+    "model.norm_eps", "model.scale_by_head_dim", "model.scale_by_layer", "model.activation", "model.mlp_dim",
+    "model.tied", "optimizer.layer_decay",
+)  # fmt: skip
 EXAMPLES = {int: ", such as 200", float: ", such as 1e-3"}
 
 
@@ -40,10 +43,11 @@ class Recipe:
     data: Text = field(default_factory=Text)
     objective: Objective = field(default_factory=NextToken)
     optimizer: AdamW = field(default_factory=AdamW)
-    schedule: WarmupCosine = field(default_factory=WarmupCosine)
+    schedule: Constant = field(default_factory=WarmupCosine)
     steps: int = 1000
     batch_size: int = 32  # windows per update, over all ranks and micro-batches
     micro_batch_size: int = 32  # windows in memory at a time
+    average: float = 0.0  # decay of the moving average of weights, such as 0.999; 0 keeps none
     precision: str = "fp32"
     seed: int = 0
     evaluate_every: int = 100
@@ -53,8 +57,10 @@ class Recipe:
         for key in ("steps", "batch_size", "micro_batch_size", "evaluate_every", "checkpoint_every"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)} makes no run", fix="give a number from 1 up")
-        if not 0 <= self.seed < 2**31:  # the loop makes a seed of 64 bits from it and the step
-            raise UserError(f"seed={self.seed} is out of range", fix="give a number from 0 to 2147483647")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed={self.seed} is out of range", fix="give a number from 0 to 2**63 - 1")
+        if not 0 <= self.average < 1:
+            raise UserError(f"average={self.average} is no decay", fix="give a number from 0 to below 1, such as 0.999")
         if self.precision not in PRECISIONS:
             raise UserError(f"precision={self.precision!r} is unknown", fix=nearest(self.precision, PRECISIONS))
 
@@ -145,8 +151,15 @@ def _wrong(key: str, value: Any, kind: Any) -> UserError:
     return UserError(f"{key}={value} has the wrong type", fix=f"give {kind_in_words(kind)}{example}")
 
 
-def folder_of(recipe: Recipe) -> Path:
-    """Where a run goes unless told otherwise: `runs/gpt2.pydocs`, or `runs/gpt2.pydocs-2` when that is taken."""
+def folder_of(recipe: Recipe, *, last: bool = False) -> Path:
+    """Where a run goes unless told otherwise: `runs/gpt2.pydocs`, or `runs/gpt2.pydocs-2` when that is taken.
+
+    `last`: where the last such run went, if there was one.
+    """
     base = Path("runs") / recipe.name
-    taken = (Path(f"{base}-{number}") for number in range(2, 10**6))
-    return base if not base.exists() else next(path for path in taken if not path.exists())
+    taken = base
+    for free in (base, *(Path(f"{base}-{number}") for number in range(2, 10**6))):
+        if not free.exists():
+            return taken if last else free
+        taken = free
+    raise UserError(f"there are a million runs of {recipe.name}", fix="name a folder with --out")

@@ -1,6 +1,6 @@
 """From a recipe to a run: its tokenizer, data and model are made, trained in a run folder, and opened again."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -18,11 +18,13 @@ from bedplate.evaluate.language import likelihood
 from bedplate.files import write_json
 from bedplate.models import build
 from bedplate.recipes.recipe import Recipe, Text, find_recipe, settings_of
+from bedplate.train import ranks
 from bedplate.train.checkpoint import load_weights, newest_checkpoint
 from bedplate.train.loop import Outcome, Settings, train
 from bedplate.train.report import HELD_OUT, RESULT
 from bedplate.train.run import check_no_run, new_run, read_run
 
+RESUMABLE = ("micro_batch_size", "checkpoint_every", "evaluate_every")
 PROBE_TOKENS = 16_384  # held-out tokens measured while training; the whole held-out text is measured at the end
 
 
@@ -54,10 +56,21 @@ def prepare(recipe: Recipe, *, tokenizer: ByteBPE | None = None) -> Prepared:
     return Prepared(corpus=corpus, tokenizer=tokenizer, source=source, held_out=held_out)
 
 
-def start(recipe: Recipe, folder: Path, *, watch: Callable[[dict[str, Any]], None]) -> Outcome:
-    """Train a recipe in a new run folder."""
-    check_no_run(folder)
+def start(recipe: Recipe, folder: Path, *, watch: Callable[[dict[str, Any]], None], **execution: Any) -> Outcome:
+    """Train a recipe in a new run folder.
+
+    `execution`: what of `train.loop.Settings` changes nothing that is learned (parallel, keep) or only by choice
+    (skip_spikes). With several ranks, the first reads and tokenizes the text, and the others open what it left.
+    """
     recipe = replace(recipe, data=_absolute(recipe.data))
+    prepared = ranks.leader_first(lambda: _begin(recipe, folder))
+    if prepared is None:
+        prepared = prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
+    return _train(recipe, prepared, folder, watch=watch, resume=False, **execution)
+
+
+def _begin(recipe: Recipe, folder: Path) -> Prepared:
+    check_no_run(folder)
     prepared = prepare(recipe)
     shards = prepared.source.shards
     data = {
@@ -69,46 +82,67 @@ def start(recipe: Recipe, folder: Path, *, watch: Callable[[dict[str, Any]], Non
     }
     with new_run(folder, {"recipe": recipe.name, "settings": settings_of(recipe), "data": data}):
         prepared.tokenizer.save(folder / "tokenizer")
-    return _train(recipe, prepared, folder, watch=watch, resume=False)
+    return prepared
 
 
-def resume(folder: Path, *, watch: Callable[[dict[str, Any]], None]) -> Outcome:
-    """Go on with a run from its newest good checkpoint, or from its start when it has none yet."""
+def resume(
+    folder: Path,
+    *,
+    watch: Callable[[dict[str, Any]], None],
+    settings: Mapping[str, Any] | None = None,
+    **execution: Any,
+) -> Outcome:
+    """Go on with a run from its newest good checkpoint, or from its start when it has none yet.
+
+    Of its settings only those that change nothing that is learned may be others (`RESUMABLE`).
+    """
     record = read_run(folder)
-    recipe = find_recipe(record["recipe"], record["settings"])
+    if changed := sorted(set(settings or {}) - set(RESUMABLE)):
+        fix = f"leave it out (only {', '.join(RESUMABLE)} may change), or start a new run with --from {folder}"
+        raise UserError(f"a resumed run keeps its {changed[0]}", fix=fix)
+    recipe = find_recipe(record["recipe"], record["settings"] | dict(settings or {}))
     prepared = prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
     before, now = record["data"]["corpus"]["sha256"], prepared.corpus.receipt()["sha256"]
     if before != now:
         cause = f"the text {recipe.data.corpus!r} has changed since {folder} began"
         raise UserError(cause, fix="restore the text (or the Python version of a built-in one), or start a new run")
     begun = any((folder / "checkpoints").glob("step-*"))
-    return _train(recipe, prepared, folder, watch=watch, resume=begun)
+    return _train(recipe, prepared, folder, watch=watch, resume=begun, **execution)
 
 
 def load_run(folder: Path) -> tuple[nn.Module, ByteBPE]:
-    """The model at a run's newest good checkpoint, and its tokenizer."""
+    """The model at a run's newest good checkpoint (its averaged weights, where it kept them), and its tokenizer."""
     record = read_run(folder)
     checkpoint = newest_checkpoint(folder)
     recipe = find_recipe(record["recipe"], record["settings"])
     model = build(recipe.model)
-    load_weights(checkpoint, model)
+    load_weights(checkpoint, model, averaged=recipe.average > 0)
     return model.eval(), ByteBPE.from_folder(folder / "tokenizer")
 
 
 def _train(
-    recipe: Recipe, prepared: Prepared, folder: Path, *, watch: Callable[[dict[str, Any]], None], resume: bool
+    recipe: Recipe,
+    prepared: Prepared,
+    folder: Path,
+    *,
+    watch: Callable[[dict[str, Any]], None],
+    resume: bool,
+    **execution: Any,
 ) -> Outcome:
     torch.manual_seed(recipe.seed)
-    model = build(recipe.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = build(recipe.model).to(ranks.device())
     settings = Settings(
         steps=recipe.steps,
         micro_batch_size=recipe.micro_batch_size,
         optimizer=recipe.optimizer,
         schedule=recipe.schedule,
+        average=recipe.average,
         precision=recipe.precision,
         seed=recipe.seed,
         evaluate_every=recipe.evaluate_every,
         checkpoint_every=recipe.checkpoint_every,
+        best=HELD_OUT,
+        **execution,
     )
     probe = -(-PROBE_TOKENS // (8 * prepared.source.length))
 
@@ -120,10 +154,12 @@ def _train(
         model, prepared.source, recipe.objective,
         settings=settings, folder=folder, evaluate=evaluate, watch=watch, resume=resume,
     )  # fmt: skip
-    if not outcome.interrupted:
-        whole = likelihood(model, prepared.held_out_windows())
+    if not outcome.interrupted and ranks.rank() == 0:
+        trained, _ = load_run(folder)
+        whole = likelihood(trained.to(ranks.device()), prepared.held_out_windows())
         result = {"bits_per_byte": whole.bits_per_byte, "perplexity_per_token": whole.perplexity_per_token}
         write_json(folder / RESULT, {"step": outcome.step, **result, "tokens": whole.tokens, "bytes": whole.bytes})
+    ranks.barrier()
     return outcome
 
 

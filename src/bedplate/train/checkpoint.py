@@ -126,7 +126,7 @@ def load_weights(checkpoint: Path, model: nn.Module, *, averaged: bool = False) 
     """Fill a model with a checkpoint's weights, or with their average where the run kept one."""
     prefix = "average." if averaged else MODEL
     targets = {f"{prefix}{name}": tensor for name, tensor in model.state_dict().items()}
-    _fill(targets, checkpoint, _content(checkpoint, training=averaged))
+    _fill(targets, checkpoint, _content(checkpoint, training=averaged), alone=True)
 
 
 def load_checkpoint(checkpoint: Path, state: State) -> int:
@@ -162,15 +162,17 @@ def _content(checkpoint: Path, *, training: bool = True) -> dict[str, Tensor]:
     return weights | load_file(checkpoint / TRAINING) if training else weights
 
 
-def _fill(targets: Mapping[str, Tensor], checkpoint: Path, content: Mapping[str, Tensor]) -> None:
-    """Copy tensors into place by name, whole or this rank's parts."""
+def _fill(
+    targets: Mapping[str, Tensor], checkpoint: Path, content: Mapping[str, Tensor], *, alone: bool = False
+) -> None:
+    """Copy tensors into place by name, whole or this rank's parts; `alone`: without the other ranks."""
     if any(name not in content or content[name].shape != target.shape for name, target in targets.items()):
         cause = f"the tensors in {checkpoint} belong to a model or objective of other sizes"
         raise UserError(cause, fix="resume with the settings that the run began with")
     if (checkpoint / SHARDS).exists():
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process may read it, too
-            distributed_checkpoint.load(dict(targets), checkpoint_id=checkpoint)
+            distributed_checkpoint.load(dict(targets), checkpoint_id=checkpoint, no_dist=alone)
         return
     for name, target in targets.items():
         value = content[name]

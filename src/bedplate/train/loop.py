@@ -163,7 +163,7 @@ def train(
             metrics |= {"items_per_second": count / clock.total(), "seconds": clock.total(), **clock.laps}
             if evaluate and (step % settings.evaluate_every == 0 or step == settings.steps):
                 model.eval()
-                metrics |= work.inside(lambda: evaluate(average or model))
+                metrics |= work.measured(evaluate)
                 model.train()
                 best = min(best, best_step([metrics], settings))
             if leads:

@@ -66,6 +66,7 @@ class Work:
         self.rank, self.world = (ranks.rank(), ranks.world_size()) if shares_batch else (0, 1)
         self.copies = ranks.world_size() // self.world  # ranks that compute the same items
         holder: nn.Module = _Inside(model, companion)
+        self._measured = holder if average is None else _Inside(average, None)
         if ranks.world_size() > 1 and parallel.strategy == "tp":
             for each in (model, average):
                 if each is not None:
@@ -76,7 +77,9 @@ class Work:
             if parallel.compile:
                 block.compile()
         if shares_batch and parallel.strategy == "fsdp":
-            _shard(holder, model, average, offload=parallel.offload, precision=precision)
+            _shard(self._measured, average or model, offload=parallel.offload, precision=precision)
+            if average is not None:
+                _shard(holder, model, offload=parallel.offload, precision=precision)
         elif shares_batch and any(parameter.requires_grad for parameter in holder.parameters()):
             # Buffers of a companion follow the rules of its objective, and its parameters may rest in some steps.
             resting = companion is not None and any(each.requires_grad for each in companion.parameters())
@@ -90,6 +93,10 @@ class Work:
     def inside(self, function: Callable[[], Any]) -> Any:
         """Call a function that uses the model: as a forward pass of what holds it, so that shards come together."""
         return self.holder(function)
+
+    def measured(self, function: Callable[[nn.Module], Any]) -> Any:
+        """Call a function with the model as others will use it: its averaged weights, where there are any."""
+        return self._measured(functools.partial(function, self._measured.model))
 
     def reduced(self, last: bool) -> AbstractContextManager[None]:
         """Around the forward and backward pass of a micro-batch: only the last one sends gradients."""
@@ -136,7 +143,7 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _shard(holder: nn.Module, model: nn.Module, average: nn.Module | None, *, offload: bool, precision: str) -> None:
+def _shard(holder: nn.Module, model: nn.Module, *, offload: bool, precision: str) -> None:
     mesh = init_device_mesh(ranks.device().type, (ranks.world_size(),))
     policy = MixedPrecisionPolicy()
     if precision == "bf16":
@@ -144,11 +151,9 @@ def _shard(holder: nn.Module, model: nn.Module, average: nn.Module | None, *, of
     options: dict[str, Any] = {
         "mesh": mesh, "mp_policy": policy, "offload_policy": CPUOffloadPolicy() if offload else OffloadPolicy(),
     }  # fmt: skip
-    for each, root in ((model, holder), (average, average)):
-        if each is not None and root is not None:
-            for block in blocks_of(each):
-                fully_shard(block, **options)
-            fully_shard(root, **options)
+    for block in blocks_of(model):
+        fully_shard(block, **options)
+    fully_shard(holder, **options)
 
 
 def _split_layers(model: nn.Module) -> None:

@@ -1,15 +1,17 @@
 """The processes ("ranks") of one job, as torchrun or any launcher that sets RANK and WORLD_SIZE starts them."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from bedplate.errors import UserError
+
+Value = TypeVar("Value")
 
 
 def rank() -> int:
@@ -63,6 +65,19 @@ def from_leader(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def leader_first(function: Callable[[], Value]) -> Value | None:
+    """Call a function on rank 0 before the others go on; they get None, and all get its UserError."""
+    result, mistake = None, None
+    if rank() == 0:
+        try:
+            result = function()
+        except UserError as error:
+            mistake = error
+    if (mistake := from_leader(mistake)) is not None:
+        raise mistake
+    return result
 
 
 def from_all(value: Any) -> list[Any]:

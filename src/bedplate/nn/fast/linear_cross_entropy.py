@@ -17,26 +17,43 @@ ROWS = 1024  # rows of logits alive at a time: 200 MB for GPT-2's vocabulary in 
 
 
 def linear_cross_entropy_plain(
-    features: Float[Tensor, "rows dim"], weight: Float[Tensor, "vocab dim"], targets: Int[Tensor, " rows"]
+    features: Float[Tensor, "rows dim"],
+    weight: Float[Tensor, "vocab dim"],
+    targets: Int[Tensor, " rows"],
+    *,
+    smoothing: float = 0.0,
+    z: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Sum of -log softmax(features weight^T)[target] over the rows whose target is not `IGNORE`."""
+    """Sum of -log softmax(features weight^T)[target] over the rows whose target is not `IGNORE`.
+
+    `smoothing` gives that share of the target to all tokens alike (Szegedy et al. 2016, section 7); `z` adds z log^2 of
+    the softmax's normalizer (PaLM, section 5).
+    """
     logits = F.linear(features, weight)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
+    counted = logits[targets != IGNORE]
+    penalty = z * counted.logsumexp(dim=-1).square().sum()
+    options = {"ignore_index": IGNORE, "reduction": "sum", "label_smoothing": smoothing}
+    return F.cross_entropy(logits, targets, **options) + penalty
 
 
 def linear_cross_entropy(
-    features: Float[Tensor, "rows dim"], weight: Float[Tensor, "vocab dim"], targets: Int[Tensor, " rows"]
+    features: Float[Tensor, "rows dim"],
+    weight: Float[Tensor, "vocab dim"],
+    targets: Int[Tensor, " rows"],
+    *,
+    smoothing: float = 0.0,
+    z: float = 0.0,
 ) -> Float[Tensor, ""]:
     """The same sum as `linear_cross_entropy_plain`, value and gradient, in memory for `ROWS` rows of logits."""
     if not torch.is_grad_enabled():
         features, weight = features.detach(), weight.detach()
-    return _LinearCrossEntropy.apply(features, weight, targets)
+    return _LinearCrossEntropy.apply(features, weight, targets, smoothing, z)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, smoothing: float, z: float) -> Tensor:
         device = features.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         needs_grad = any(ctx.needs_input_grad)
@@ -48,7 +65,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for start in range(0, len(features), ROWS):
                 rows = features[start : start + ROWS].to(dtype)
                 logits = F.linear(rows, small).to(total.dtype)
-                total += _loss_then_gradient_in_place(logits, targets[start : start + ROWS])
+                total += _loss_then_gradient_in_place(logits, targets[start : start + ROWS], smoothing, z)
                 if grad_features is not None and grad_weight is not None:
                     gradient = logits.to(dtype)
                     grad_features[start : start + ROWS] = gradient @ small
@@ -58,19 +75,27 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # the gradient was made in forward: a second derivative would miss its largest part
-    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
         grad_features, grad_weight = ctx.saved_tensors
-        return grad_features * grad_total.to(grad_features.dtype), grad_weight * grad_total.to(grad_weight.dtype), None
+        gradients = (grad * grad_total.to(grad.dtype) for grad in (grad_features, grad_weight))
+        return *gradients, None, None, None
 
 
-def _loss_then_gradient_in_place(logits: Tensor, targets: Tensor) -> Tensor:
-    """Summed loss of the counted rows; `logits` becomes softmax - one-hot, zero in the rows that do not count."""
+def _loss_then_gradient_in_place(logits: Tensor, targets: Tensor, smoothing: float, z: float) -> Tensor:
+    """Summed loss of the counted rows; `logits` becomes its gradient, zero in the rows that do not count."""
     counted = targets != IGNORE
     index = torch.where(counted, targets, 0)[:, None]
     log_normalizer = logits.logsumexp(dim=-1, keepdim=True)
-    losses = (log_normalizer - logits.gather(1, index)).squeeze(1)
+    losses = (log_normalizer - (1 - smoothing) * logits.gather(1, index)).squeeze(1)
+    if smoothing:
+        losses -= smoothing * logits.mean(dim=-1)
     logits.sub_(log_normalizer).exp_()
-    logits.scatter_add_(1, index, torch.full_like(losses, -1.0)[:, None])
+    if z:
+        losses += z * log_normalizer.squeeze(1).square()
+        logits.mul_(1 + 2 * z * log_normalizer)
+    if smoothing:
+        logits.sub_(smoothing / logits.shape[-1])
+    logits.scatter_add_(1, index, torch.full_like(losses, smoothing - 1)[:, None])
     logits.mul_(counted[:, None])
     return torch.where(counted, losses, 0).sum()
 
