@@ -144,11 +144,16 @@ def verify(options: argparse.Namespace) -> int:
     """Measure the numeric contracts on a model name, a run, a folder or a shipped checkpoint; 1 when one fails."""
     from bedplate.console import print_table, save_json
     from bedplate.verify.contracts import verify as verify_model
+    from bedplate.verify.kill import verify_kills
     from bedplate.verify.target import find_target
 
-    model, description = find_target(options.target)
-    rows = [dataclasses.asdict(row) for row in verify_model(model)]
-    print_table(rows, title=f"Contracts of {description}")
+    if options.kill:
+        rows = [dataclasses.asdict(verify_kills(options.kill, watch=print))]
+        print_table(rows, title="Training that is killed")
+    else:
+        model, description = find_target(options.target)
+        rows = [dataclasses.asdict(row) for row in verify_model(model)]
+        print_table(rows, title=f"Contracts of {description}")
     save_json(options.json, rows)
     return int(any(row["verdict"] == "fail" for row in rows))
 
@@ -299,6 +304,14 @@ def _ask(prompt: str) -> str:
         return ""
 
 
+def _positive(word: str) -> int:
+    """A number from 1 up, for options that count."""
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is below 1")
+    return number
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse with one-line errors that suggest the nearest word."""
 
@@ -360,7 +373,9 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
         one.add_argument("--truncate", action="store_true", help="drop the beginning of a prompt that is too long")
         one.add_argument("--seed", type=int, default=0, metavar="N", help=default)
-    command(verify, json=True).add_argument("target", help="gpt2, a run, a folder, or gpt2-tiny")
+    one = command(verify, json=True)
+    one.add_argument("target", nargs="?", default="gpt2", help="gpt2 (default), a run, a folder, or gpt2-tiny")
+    one.add_argument("--kill", type=_positive, metavar="N", nargs="?", const=20, help="kill a training process N times")
     one = command(reproduce, json=True)
     one.add_argument("paper", help="gpt2")
     one.add_argument("--scale", default="smoke", help="smoke (seconds, default) or small (minutes)")

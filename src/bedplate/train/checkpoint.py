@@ -108,7 +108,7 @@ def newest_checkpoint(folder: Path) -> Path:
     """The newest checkpoint whose files match their hashes; damaged ones are passed over. None is a UserError."""
     damaged = []
     for path in reversed(list_checkpoints(folder)):
-        if _intact(path):
+        if is_intact(path):
             return path
         damaged.append(path.name)
     if damaged:
@@ -197,7 +197,8 @@ def _one_folder(target: Path) -> Iterator[Path]:
         ranks.barrier()
 
 
-def _intact(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
+    """Whether a checkpoint is whole: every file that its record lists has the recorded hash."""
     try:
         about = read_json_object(path / ABOUT)
         hashes = about["sha256"]

@@ -39,6 +39,7 @@ class _Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.path: list[str] = []
+        self.outputs: dict[int, Tensor] = {}
         self.where = ""
         self.found = ""
 
@@ -49,7 +50,8 @@ class _Watch(TorchDispatchMode):
     def leave(self, name: str, output: object) -> None:
         self.path.pop()
         self.where = (self.path[-1] if self.path else "") or "the model"
-        if isinstance(output, Tensor) and output.requires_grad:
+        if isinstance(output, Tensor) and output.requires_grad and id(output) not in self.outputs:
+            self.outputs[id(output)] = output  # what hands on another's output is not where it was made
             output.register_hook(lambda gradient: self.back(name))
 
     def back(self, name: str) -> None:

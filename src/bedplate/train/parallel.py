@@ -66,7 +66,8 @@ class Work:
         self.rank, self.world = (ranks.rank(), ranks.world_size()) if shares_batch else (0, 1)
         self.copies = ranks.world_size() // self.world  # ranks that compute the same items
         holder: nn.Module = _Inside(model, companion)
-        self._measured = holder if average is None else _Inside(average, None)
+        self._used = model if average is None else average
+        self._measured: nn.Module = holder if average is None else _Inside(average, None)
         if ranks.world_size() > 1 and parallel.strategy == "tp":
             for each in (model, average):
                 if each is not None:
@@ -77,7 +78,7 @@ class Work:
             if parallel.compile:
                 block.compile()
         if shares_batch and parallel.strategy == "fsdp":
-            _shard(self._measured, average or model, offload=parallel.offload, precision=precision)
+            _shard(self._measured, self._used, offload=parallel.offload, precision=precision)
             if average is not None:
                 _shard(holder, model, offload=parallel.offload, precision=precision)
         elif shares_batch and any(parameter.requires_grad for parameter in holder.parameters()):
@@ -96,7 +97,7 @@ class Work:
 
     def measured(self, function: Callable[[nn.Module], Any]) -> Any:
         """Call a function with the model as others will use it: its averaged weights, where there are any."""
-        return self._measured(functools.partial(function, self._measured.model))
+        return self._measured(functools.partial(function, self._used))
 
     def reduced(self, last: bool) -> AbstractContextManager[None]:
         """Around the forward and backward pass of a micro-batch: only the last one sends gradients."""
