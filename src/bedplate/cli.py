@@ -406,6 +406,9 @@ def _job() -> AbstractContextManager[object]:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     options, unknown = parser.parse_known_args(arguments)
+    if hasattr(options, "settings"):  # argparse takes words in one place only
+        options.settings = [*options.settings, *(word for word in unknown if "=" in word and word[0] != "-")]
+        unknown = [word for word in unknown if word not in options.settings]
     if unknown:
         name = options.function.__name__.replace("_", "-")
         raise UserError(f"bedplate {name} does not take {unknown[0]!r}", fix=f"see bedplate {name} --help")

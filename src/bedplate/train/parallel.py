@@ -82,9 +82,9 @@ class Work:
             if average is not None:
                 _shard(holder, model, offload=parallel.offload, precision=precision)
         elif shares_batch and any(parameter.requires_grad for parameter in holder.parameters()):
-            # Buffers of a companion follow the rules of its objective, and its parameters may rest in some steps.
+            # The parameters of a companion may rest in some steps.
             resting = companion is not None and any(each.requires_grad for each in companion.parameters())
-            holder = DistributedDataParallel(holder, broadcast_buffers=False, find_unused_parameters=resting)
+            holder = DistributedDataParallel(holder, find_unused_parameters=resting)
         self.holder = holder
 
     def add_up(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -40,7 +40,11 @@ def joined() -> Iterator[None]:
     here = device()
     if here.type == "cuda":
         torch.cuda.set_device(here)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo")
+    # A restarted job must not find the addresses that processes of its last attempt left in the launcher's store.
+    store, number, size = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    backend = "cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=number, world_size=size)
     try:
         yield
     except (RuntimeError, dist.DistError) as error:
