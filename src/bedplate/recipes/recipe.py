@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import itertools
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -156,10 +157,9 @@ def folder_of(recipe: Recipe, *, last: bool = False) -> Path:
 
     `last`: where the last such run went, if there was one.
     """
-    base = Path("runs") / recipe.name
-    taken = base
-    for free in (base, *(Path(f"{base}-{number}") for number in range(2, 10**6))):
+    taken = free = Path("runs") / recipe.name
+    for number in itertools.count(2):
         if not free.exists():
-            return taken if last else free
-        taken = free
-    raise UserError(f"there are a million runs of {recipe.name}", fix="name a folder with --out")
+            break
+        taken, free = free, taken.with_name(f"{recipe.name}-{number}")
+    return taken if last else free
