@@ -205,6 +205,14 @@ def test_a_closed_pipe_is_no_error(run_folder: Path) -> None:
         (["train", "gpt2.quickstart", "--out", "x" * 5000], "File name too long"),
         (["train", "gpt2.quickstart", "data.corpus=" + "x" * 5000], "File name too long"),
         (["verify", "src/nothing"], "src/nothing"),
+        (["plan", "gpt9"], "gpt9"),
+        (["plan", "gpt2.quickstrat"], "gpt2.quickstart"),
+        (["plan", "gpt2", "--device", "h300"], "h200"),
+        (["plan", "gpt2", "--gpus", "0"], "--gpus"),
+        (["plan", "gpt2", "steps=3"], "no settings"),
+        (["bench", "train", "--batch", "0"], "--batch"),
+        (["bench", "train", "--precision", "fp8"], "fp8"),
+        (["bench", "decode", "--size", "gpt2,gpt9"], "gpt9"),
     ],
 )
 def test_bad_input_is_one_clear_line(words: list[str], expected: str, tmp_path: Path) -> None:
@@ -242,3 +250,13 @@ def test_a_file_in_the_way_is_one_clear_line(text: Path, tmp_path: Path) -> None
     result = bedplate("train", "gpt2.quickstart", *FAST, f"data.corpus={text}", "--out", tmp_path / "taken" / "run")
     assert_one_line_error(result, "cannot write")
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_plans_are_printed_and_written(tmp_path: Path) -> None:
+    words = ("gpt2-xl", "--gpus", "8", "--device", "h200", "--batch", "512", "--parallel", "fsdp", "--tokens", "300e9")
+    result = bedplate("plan", *words, "--json", tmp_path / "plan.json")
+    assert result.returncode == 0 and "time of the run" in result.stdout
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert {row["what"]: row["value"] for row in plan["work"]}["parameters"] == 1_557_611_200
+    result = bedplate("plan", "gpt2.quickstart", "batch_size=64")
+    assert result.returncode == 0 and "Fits" in result.stdout

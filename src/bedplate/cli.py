@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import importlib
 import io
 import os
 import shutil
@@ -244,21 +243,52 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Measure training or decoding beside transformers, in one process: medians and ratios (above 1 = ours better)."""
+    """Measure training or decoding beside transformers, in one process: medians and ratios (above 1 = ours better).
+
+    For training, sizes, precisions, batches, strategies and ranks may be lists such as gpt2,gpt2-medium.
+    """
     from bedplate.bench.measure import table
     from bedplate.console import print_table, save_json
     from bedplate.models import published_sizes
 
-    if options.size not in published_sizes():
-        raise UserError(f"there is no size {options.size!r}", fix=nearest(options.size, published_sizes()))
-    if options.repeats < 1:
-        raise UserError(f"--repeats {options.repeats} measures nothing", fix="give a number from 1 up")
-    module = importlib.import_module(f"bedplate.bench.{options.what}")
-    result = table(module.run(size=options.size, repeats=options.repeats))
-    print_table(result["rows"])
+    sizes = options.size.split(",")
+    for size in sizes:
+        if size not in published_sizes():
+            raise UserError(f"there is no size {size!r}", fix=nearest(size, published_sizes()))
+    if options.what == "decode":
+        from bedplate.bench.decode import run
+
+        rows = [row for size in sizes for row in run(size=size, repeats=options.repeats)]
+    else:
+        rows = _bench_training(sizes, options)
+    result = table(rows)
+    shown = ("name", "ours", "peer", "unit", "ratio", "mfu", "efficiency")
+    print_table([{key: row.get(key) for key in shown if any(key in row for row in rows)} for row in rows])
     print(", ".join(f"{key} {value}" for key, value in result.items() if key != "rows"))
     save_json(options.json, result)
     return 0
+
+
+def _bench_training(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    from bedplate.bench.plots import plot_training
+    from bedplate.bench.train import cells, run, write_csv
+    from bedplate.train.parallel import STRATEGIES
+    from bedplate.train.precision import PRECISIONS
+
+    precisions, strategies = options.precision.split(","), options.parallel.split(",")
+    for known, words in ((PRECISIONS, precisions), (STRATEGIES, strategies)):
+        for word in words:
+            if word not in known:
+                raise UserError(f"{word!r} is unknown", fix=nearest(word, known))
+    extras = {"length": options.length, "checkpointing": options.checkpointing, "compile": options.compile}
+    grid = cells(sizes, precisions, options.batch, strategies, options.ranks, **extras)
+    rows = run(grid, repeats=options.repeats)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_csv(rows, options.out / "train.csv")
+        plot_training(rows, options.out / "train.png")
+        print(f"Table and plots: {options.out.resolve()}")
+    return rows
 
 
 def _train_new(recipe: Any, folder: Path, **execution: Any) -> int:
@@ -341,6 +371,11 @@ def _positive(word: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is below 1")
     return number
+
+
+def _numbers(words: str) -> list[int]:
+    """Numbers from 1 up, with commas between."""
+    return [_positive(word) for word in words.split(",")]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -438,8 +473,18 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--utilization", type=float, metavar="X", help="share of the matrix rate reached (default: 0.4)")
     one = command(bench, json=True)
     one.add_argument("what", choices=("train", "decode"), metavar="benchmark", help="train or decode")
-    one.add_argument("--size", default="gpt2", help="a published size (default: gpt2)")
-    one.add_argument("--repeats", type=int, default=5, metavar="N", help="measurements of each side (default: 5)")
+    one.add_argument("--size", default="gpt2", help="published sizes (default: gpt2)")
+    one.add_argument("--repeats", type=_positive, default=5, metavar="N", help="measurements of each side (default: 5)")
+    one.add_argument("--precision", default="fp32,bf16", help="training (default: fp32,bf16)")
+    one.add_argument(
+        "--batch", type=_numbers, default=[4], metavar="N,N", help="training: sequences a rank (default: 4)"
+    )
+    one.add_argument("--length", type=_positive, default=256, metavar="N", help="training: tokens each (default: 256)")
+    one.add_argument("--parallel", default="ddp", metavar="HOW,HOW", help="training on several ranks: ddp, fsdp, tp")
+    one.add_argument("--ranks", type=_numbers, default=[1], metavar="N,N", help="training: processes (default: 1)")
+    one.add_argument("--checkpointing", action="store_true", help="training: compute activations again")
+    one.add_argument("--compile", action="store_true", help="training: compile blocks, and the peer's model")
+    one.add_argument("--out", type=Path, metavar="FOLDER", help="training: write train.csv and train.png here")
     return parser
 
 

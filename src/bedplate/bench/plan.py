@@ -113,7 +113,7 @@ class Job:
 def job_of(recipe: Recipe, device: Device, **given: Any) -> Job:
     """What a recipe will do on a device; `given` replaces fields."""
     length = given.get("length") or recipe.model.context_length
-    usual = {
+    usual: dict[str, Any] = {
         "batch": recipe.batch_size,
         "micro_batch": recipe.micro_batch_size,
         "precision": recipe.precision,
@@ -292,7 +292,7 @@ def _advice(job: Job, peak: float) -> str:
     if peak <= room:
         return f"fits: {peak:.1f} of {job.device.memory:.0f} GB (largest micro-batch: {largest_micro_batch(job)})"
     problem = f"does not fit: {peak:.1f} GB of {job.device.memory:.0f}"
-    options = [("", {}), (" --checkpointing", {"checkpointing": True})]
+    options: list[tuple[str, dict[str, Any]]] = [("", {}), (" --checkpointing", {"checkpointing": True})]
     if job.replicas > 1:
         options += [(f" --parallel fsdp{words}", change | {"strategy": "fsdp"}) for words, change in options]
     for words, change in options:
