@@ -91,12 +91,10 @@ def print_runs(rows: Sequence[Mapping[str, Any]], folder: Path, *, program: str)
         table.append(line | {"step": progress, "loss": loss, "best held-out": best, "age": _age(row["age"])})
     print_table(table)
     for row in rows:
-        if row["reason"]:
-            print(
-                f"\n{row['run']} is damaged: {row['reason']}"
-                if row["state"] == "damaged"
-                else f"\n{row['run']} failed: {row['reason']}"
-            )
+        if row["state"] == "failed":
+            print(f"\n{row['run']} failed: {row['reason']}")
+        elif row["state"] == "damaged":
+            print(f"\n{row['reason']}")
     if commands := [row["resume"] for row in rows if row["resume"]]:
         print("\nTo go on:", *(program + command.removeprefix("bedplate") for command in commands), sep="\n  ")
 

@@ -4,7 +4,9 @@ A tracker only looks on. One that fails, at its start or later, is dropped with 
 """
 
 import os
+import queue
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +22,7 @@ from bedplate.train.run import read_metrics
 REMEMBERED = "trackers.json"  # the ids of a run elsewhere, so that it goes on there when it is resumed here
 EVENTS = "events.out.tfevents."
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
+WAITING, PATIENCE = 10_000, 60.0  # steps that may wait for a slow server; seconds to wait for it at the end
 
 
 class Tracker(Protocol):
@@ -110,9 +113,11 @@ class MLflow:
             None if mlflow.is_tracking_uri_set() else mlflow.get_tracking_uri()
         )  # one that is set may hold a password
         run = mlflow.start_run(run_name=folder.resolve().name, run_id=known["id"] if known else None)
+        self._identity = run.info.run_id
         if not known:  # MLflow refuses to change a parameter, as a resumed run may
-            _remember(folder, "mlflow", {"id": run.info.run_id, "store": store})
+            _remember(folder, "mlflow", {"id": self._identity, "store": store})
             mlflow.log_params(dict(settings))
+        self._background = Background(self._send)
 
     @staticmethod
     def library() -> ModuleType:
@@ -120,13 +125,53 @@ class MLflow:
         return require("mlflow", extra="mlflow")
 
     def log(self, step: int, measures: dict[str, float]) -> None:
-        """Hand the measures of a step to MLflow's own thread: its store takes milliseconds."""
-        self._mlflow.log_metrics(measures, step=step, synchronous=False)
+        """Note the measures of a step, to be sent."""
+        self._background.put(step, measures)
 
     def close(self, ended: str) -> None:
         """Wait until everything is stored."""
-        self._mlflow.flush_async_logging()
+        self._background.finish()
         self._mlflow.end_run({FINISHED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED"}[ended])
+
+    def _send(self, step: int, measures: dict[str, float]) -> None:
+        self._mlflow.log_metrics(measures, step=step, run_id=self._identity)
+
+
+class Background:
+    """A thread that sends, so that a slow server costs no training time. The next call raises what went wrong in it.
+
+    MLflow's own asynchronous logging would print an error for every step that is lost, and tell nobody else.
+    """
+
+    def __init__(self, send: Callable[[int, dict[str, float]], None]) -> None:
+        self._send = send
+        self._waiting: queue.Queue[tuple[int, dict[str, float]] | None] = queue.Queue(WAITING)
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def put(self, step: int, measures: dict[str, float]) -> None:
+        """Send this after all that waits."""
+        if self._failure:
+            raise self._failure
+        if self._waiting.full():
+            raise TimeoutError(f"it is {WAITING} steps behind")
+        self._waiting.put((step, measures))
+
+    def finish(self) -> None:
+        """Wait until all is sent, for a while."""
+        if not self._waiting.full():
+            self._waiting.put(None)
+            self._thread.join(PATIENCE)
+        if self._failure or self._thread.is_alive():
+            raise self._failure or TimeoutError("it did not answer in time")
+
+    def _work(self) -> None:
+        try:
+            while item := self._waiting.get():
+                self._send(*item)
+        except Exception as error:
+            self._failure = error
 
 
 TRACKERS = {"wandb": WeightsAndBiases, "mlflow": MLflow}
