@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from bedplate.errors import UserError, nearest, require
 from bedplate.files import read_json_object, write_json
@@ -25,6 +25,7 @@ FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 WAITING, PATIENCE = 10_000, 60.0  # steps that may wait for a slow server; seconds to wait for it at the end
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """What every tracker can do."""
 
@@ -71,8 +72,13 @@ class TensorBoard:
         self._write(step=step, session_log={"status": "START"})
 
     def _write(self, **fields: Any) -> None:
-        self._writer.write(self._message(wall_time=time.time(), **fields).SerializeToString())
-        self._writer.flush()
+        try:
+            self._writer.write(self._message(wall_time=time.time(), **fields).SerializeToString())
+            self._writer.flush()
+        except OSError:  # a full disk: what waits must not be written later, behind the gap
+            with suppress(OSError):
+                self._writer.close()
+            raise
 
 
 class WeightsAndBiases:
