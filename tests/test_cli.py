@@ -110,15 +110,15 @@ def test_resume_of_a_finished_run_changes_nothing(run_folder: Path) -> None:
 
 
 def test_runs_are_listed_and_compared(run_folder: Path, text: Path, tmp_path: Path) -> None:
-    again = ["train", "--from", run_folder, "optimizer.lr=0.002", "--out", tmp_path / "runs" / "again"]
-    assert bedplate(*again).returncode == 0
+    again = tmp_path / "runs" / "a-name-that-is-so-long-that-it-takes-two-lines"
+    assert bedplate("train", "--from", run_folder, "optimizer.lr=0.002", "--out", again).returncode == 0
     started = time.perf_counter()
     listed = bedplate("runs", "--json", "rows.json", cwd=tmp_path)
     assert time.perf_counter() - started < 0.5
     assert listed.returncode == 0 and max(map(len, listed.stdout.splitlines())) <= 80
-    assert re.search(r"again +gpt2.quickstart +finished +6/6", listed.stdout)
+    assert re.search(r"^a-name[-a-z]* +gpt2.quickstart +finished +6/6 ", listed.stdout, re.MULTILINE)
     assert json.loads((tmp_path / "rows.json").read_text())[0]["state"] == "finished"
-    compared = bedplate("diff", run_folder, tmp_path / "runs" / "again", "--json", tmp_path / "diff.json")
+    compared = bedplate("diff", run_folder, again, "--json", tmp_path / "diff.json")
     assert compared.returncode == 1, compared.stderr
     assert "optimizer.lr" in compared.stdout and "Loss: first differs at step 2 of 6" in compared.stdout
     assert json.loads((tmp_path / "diff.json").read_text())["loss"]["first_different_step"] == 2

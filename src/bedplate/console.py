@@ -67,13 +67,16 @@ def _held_out(metrics: Mapping[str, Any]) -> str:
     return "" if value is None else f"  held-out sample {value:.3f} bits/byte"
 
 
-def print_table(rows: Sequence[Mapping[str, Any]], *, title: str = "", columns: Sequence[str] = ()) -> None:
-    """Rows as a table; numbers are shortened, colors mark verdicts."""
+def print_table(
+    rows: Sequence[Mapping[str, Any]], *, title: str = "", columns: Sequence[str] = (), folded: Sequence[str] = ()
+) -> None:
+    """Rows as a table; numbers are shortened, colors mark verdicts. `folded`: columns that alone take several lines."""
     names = list(columns or rows[0])
     table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for name in names:
         numeric = all(isinstance(row[name], (int, float)) or row[name] is None for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        whole = bool(folded) and name not in folded
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         table.add_row(*(_cell(row[name]) for name in names))
     console.print(table)
@@ -89,7 +92,7 @@ def print_runs(rows: Sequence[Mapping[str, Any]], folder: Path, *, program: str)
         loss = "" if row["loss"] is None else f"{row['loss']:.3f}"
         line = {"run": row["run"] if name == "." else name, "recipe": row["recipe"] or "", "state": row["state"]}
         table.append(line | {"step": progress, "loss": loss, "best held-out": best, "age": _age(row["age"])})
-    print_table(table)
+    print_table(table, folded=("run",))
     for row in rows:
         if row["state"] == "failed":
             print(f"\n{row['run']} failed: {row['reason']}")

@@ -3,7 +3,6 @@
 Nothing here needs torch until a run begins, so that runs can be listed and compared at once.
 """
 
-import fcntl
 import json
 import os
 import platform
@@ -97,6 +96,8 @@ def held(folder: Path) -> Iterator[None]:
 
 def is_held(folder: Path) -> bool:
     """Whether a process trains this run right now."""
+    import fcntl
+
     try:
         descriptor = os.open(folder / PROCESS, os.O_RDONLY)
     except OSError:
@@ -137,6 +138,8 @@ def log_metrics(folder: Path, metrics: dict[str, Any]) -> None:
 
 
 def _lock(descriptor: int, folder: Path) -> None:
+    import fcntl  # not everywhere that a model can be used can it be trained
+
     for patience in range(20):  # whoever lists runs holds the lock for an instant, too
         try:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
