@@ -243,6 +243,35 @@ def show_batch(options: argparse.Namespace) -> int:
     return 0
 
 
+def plan(options: argparse.Namespace) -> int:
+    """What training a published size or a recipe will take: memory by term, operations, time, messages, energy."""
+    from bedplate.bench.devices import find_device
+    from bedplate.bench.plan import Job, job_of
+    from bedplate.bench.plan import plan as plan_job
+    from bedplate.bench.shape import find_shape
+    from bedplate.console import print_table, save_json, short
+    from bedplate.recipes.recipe import find_recipe, list_recipes, parse_overrides
+
+    device = find_device(options.device)
+    names = ("gpus", "batch", "micro_batch", "length", "precision", "tensor", "pipeline", "tokens", "utilization")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    given |= {"checkpointing": options.checkpointing, "masters": options.masters, "strategy": options.parallel}
+    if options.target in list_recipes():
+        job = job_of(find_recipe(options.target, parse_overrides(options.settings)), device, **given)
+    else:
+        if options.settings:
+            raise UserError(f"{options.target} has no settings", fix="use options such as --batch, or name a recipe")
+        job = Job(shape=find_shape(options.target, others=list_recipes()), device=device, **given)
+    result = plan_job(job)
+    title = f"{options.target} on {job.gpus} x {device.name}, {job.precision}, {job.strategy}"
+    for rows, name in ((result["memory"], title), (result["work"], "")):
+        print_table([{key: short(value) for key, value in row.items()} for row in rows], title=name)
+        print()
+    print(f"{result['advice'][0].upper()}{result['advice'][1:]}.")
+    save_json(options.json, result)
+    return 0
+
+
 def bench(options: argparse.Namespace) -> int:
     """Measure training or decoding beside transformers, in one process: medians and ratios (above 1 = ours better)."""
     from bedplate.bench.measure import table
@@ -303,8 +332,9 @@ def _execution(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _after(outcome: Any, folder: Path) -> int:
-    from bedplate.files import read_json
-    from bedplate.train.report import RESULT, write_report
+    from bedplate.bench.plan import compare_with_plan
+    from bedplate.files import read_json, write_json
+    from bedplate.train.report import PLAN, RESULT, write_report
     from bedplate.train.runs import resume_words
 
     if outcome.interrupted:
@@ -314,6 +344,7 @@ def _after(outcome: Any, folder: Path) -> int:
     if int(os.environ.get("RANK", "0")):
         return 0  # rank 0 tells
     held_out = read_json(folder / RESULT)["bits_per_byte"]
+    write_json(folder / PLAN, compare_with_plan(folder))
     print(f"Trained {outcome.step} steps; all held-out text: {held_out:.3f} bits/byte. Report: {write_report(folder)}")
     return 0
 
@@ -427,6 +458,24 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--step", type=int, default=0, metavar="N", help="which batch (default: the first)")
     one.add_argument("--row", type=int, default=0, metavar="N", help="which window of the batch (default: the first)")
     one.add_argument("--tokens", type=int, default=24, metavar="N", help="how many tokens to print (default: 24)")
+    one = command(plan, json=True)
+    one.add_argument("target", metavar="model", help="gpt2 ... gpt2-xl, gpt3-small ... gpt3, bloom, palm, or a recipe")
+    one.add_argument("settings", nargs="*", metavar="key=value", help="of the recipe")
+    one.add_argument("--gpus", type=_positive, metavar="N", help="devices (default: 1)")
+    one.add_argument("--device", default="cpu", help="h200, h100, a100 ... or cpu: this machine (default)")
+    one.add_argument("--batch", type=_positive, metavar="N", help="sequences an update, over all devices")
+    one.add_argument("--micro-batch", type=_positive, metavar="N", help="sequences on a device at a time")
+    one.add_argument("--length", type=_positive, metavar="N", help="tokens a sequence (default: the context length)")
+    one.add_argument("--precision", help="bf16 (default) or fp32")
+    one.add_argument("--parallel", default="ddp", metavar="HOW", help="ddp (default), zero1, zero2, fsdp or tp")
+    one.add_argument("--tensor", type=_positive, metavar="N", help="devices that split every layer")
+    one.add_argument("--pipeline", type=_positive, metavar="N", help="devices that hold different blocks")
+    one.add_argument("--checkpointing", action="store_true", help="compute activations again instead of keeping them")
+    one.add_argument(
+        "--masters", action="store_true", help="bf16 weights beside float32 masters, as Megatron keeps them"
+    )
+    one.add_argument("--tokens", type=float, metavar="N", help="of the whole run, such as 300e9")
+    one.add_argument("--utilization", type=float, metavar="X", help="share of the matrix rate reached (default: 0.4)")
     one = command(bench, json=True)
     one.add_argument("what", choices=("train", "decode"), metavar="benchmark", help="train or decode")
     one.add_argument("--size", default="gpt2", help="a published size (default: gpt2)")

@@ -171,6 +171,15 @@ def _cell(value: Any) -> str:
     return f"[{style}]{text}[/]" if style else text
 
 
+def short(value: Any) -> Any:
+    """A number of any size with three digits or more, as text; anything else as it is."""
+    if not isinstance(value, float):
+        return value
+    if value >= 1e12:
+        return f"{value:.2e}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def save_json(path: Path | None, value: Any) -> None:
     """Write what was printed, if a file was named."""
     if path is not None:

@@ -187,7 +187,8 @@ def test_a_tracker_that_fails_changes_nothing(
     assert [line["loss"] for line in read_metrics(tmp_path / "run")] == [
         line["loss"] for line in read_metrics(finished)
     ]
-    assert (tmp_path / "run" / "result.json").read_text() == (finished / "result.json").read_text()
+    results = [json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "run", finished)]
+    assert results[0]["bits_per_byte"] == results[1]["bits_per_byte"]
     assert len(events(tmp_path / "run")["train/loss"]) == 6
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from bedplate.train.memory import memory_peak
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -54,12 +56,7 @@ def peak_memory(module: str, *arguments: str) -> float:
 
 def print_own_peak() -> None:
     """What the process measured by `peak_memory` prints last."""
-    if torch.cuda.is_available():
-        print(torch.cuda.max_memory_allocated() / 1e9)
-    else:
-        # Not getrusage, whose maximum survives exec and so would be the parent's; Linux only.
-        lines = Path("/proc/self/status").read_text().splitlines()
-        print(int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1e6)
+    print(memory_peak())
 
 
 def conditions() -> dict[str, Any]:

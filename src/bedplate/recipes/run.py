@@ -22,6 +22,7 @@ from bedplate.recipes.recipe import Recipe, Text, find_recipe, settings_of
 from bedplate.train import ranks
 from bedplate.train.checkpoint import load_weights, newest_checkpoint
 from bedplate.train.loop import Outcome, Settings, train
+from bedplate.train.memory import forget_peak, memory_now, memory_peak
 from bedplate.train.report import HELD_OUT, RESULT
 from bedplate.train.run import check_no_run, held, new_run, read_run
 from bedplate.train.track import check_trackers, tracked
@@ -143,6 +144,8 @@ def _train(
     resume: bool,
     **execution: Any,
 ) -> Outcome:
+    before = memory_now()
+    forget_peak()
     torch.manual_seed(recipe.seed)
     model = build(recipe.model).to(ranks.device())
     settings = Settings(
@@ -172,18 +175,26 @@ def _train(
             model, prepared.source, recipe.objective,
             settings=settings, folder=folder, evaluate=evaluate, watch=watch, resume=resume,
         )  # fmt: skip
+        used = {"memory_before": before, "memory_peak": memory_peak(), "execution": _spread(settings)}
         if not outcome.interrupted and ranks.rank() == 0:
-            _measure_whole(folder, prepared, outcome.step)
+            _measure_whole(folder, prepared, outcome.step, used)
     ranks.barrier()
     return outcome
 
 
-def _measure_whole(folder: Path, prepared: Prepared, step: int) -> None:
+def _measure_whole(folder: Path, prepared: Prepared, step: int, used: dict[str, Any]) -> None:
     """Measure the whole held-out text at the end, and write the result."""
     trained, _ = load_run(folder)
     whole = likelihood(trained.to(ranks.device()), prepared.held_out_windows())
     result = {"bits_per_byte": whole.bits_per_byte, "perplexity_per_token": whole.perplexity_per_token}
-    write_json(folder / RESULT, {"step": step, **result, "tokens": whole.tokens, "bytes": whole.bytes})
+    read = {"tokens": whole.tokens, "bytes": whole.bytes}
+    write_json(folder / RESULT, {"step": step, **result, **read, **used})
+
+
+def _spread(settings: Settings) -> dict[str, Any]:
+    """How the work was spread, as plans name it."""
+    parallel = settings.parallel
+    return {"gpus": ranks.world_size(), "strategy": parallel.strategy, "checkpointing": parallel.checkpointing}
 
 
 def _absolute(data: Text) -> Text:

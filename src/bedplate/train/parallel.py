@@ -84,7 +84,7 @@ class Work:
         elif shares_batch and any(parameter.requires_grad for parameter in holder.parameters()):
             # The parameters of a companion may rest in some steps.
             resting = companion is not None and any(each.requires_grad for each in companion.parameters())
-            holder = DistributedDataParallel(holder, find_unused_parameters=resting)
+            holder = DistributedDataParallel(holder, find_unused_parameters=resting, gradient_as_bucket_view=True)
         self.holder = holder
 
     def add_up(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -70,6 +70,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     gradient = logits.to(dtype)
                     grad_features[start : start + ROWS] = gradient @ small
                     _add_product(grad_weight, gradient, rows)
+                    del gradient
+                del logits  # or they would stay while the next rows are made
         ctx.save_for_backward(grad_features, grad_weight)
         return total
 
