@@ -92,7 +92,8 @@ def test_interrupted_training_saves_and_resumes_to_the_same_end(run_folder: Path
     command = [sys.executable, "-m", "bedplate", "train", "gpt2.quickstart", *map(str, long)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
+    log = folder / "metrics.jsonl"  # exists, empty, just before signals are watched
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
