@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import io
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from bedplate import __version__
 from bedplate.errors import UserError, nearest
 
 DEFAULT_MODEL = "gpt2-tiny"
+RUNS = Path("runs")
 PROMPTS = ("def read_text(self, encoding=None)\n", "The *key* argument", "Raises ValueError if")
 
 
@@ -99,6 +101,33 @@ def train(options: argparse.Namespace) -> int:
         return code
     print(f'Try: {_program()} generate "..." --model {folder}')
     return 0
+
+
+def runs(options: argparse.Namespace) -> int:
+    """List the runs in a folder with their state and values, and the commands that go on with them."""
+    from bedplate.console import print_runs, save_json
+    from bedplate.train.runs import list_runs
+
+    if options.folder != RUNS and not options.folder.is_dir():
+        raise UserError(f"there is no folder {options.folder}", fix="name one that holds runs (default: runs)")
+    rows = list_runs(options.folder)
+    save_json(options.json, rows)
+    if rows:
+        print_runs(rows, options.folder, program=_program())
+    else:
+        print(f"There are no runs in {options.folder}. {_program()} train RECIPE makes one.")
+    return 0
+
+
+def diff(options: argparse.Namespace) -> int:
+    """Name every difference between two runs, down to the first loss that is not equal; 1 when there is one."""
+    from bedplate.console import print_comparison, save_json
+    from bedplate.train.runs import compare_runs
+
+    found = compare_runs(options.left, options.right)
+    print_comparison(found)
+    save_json(options.json, found)
+    return int(not found["same"])
 
 
 def generate(options: argparse.Namespace) -> int:
@@ -328,16 +357,19 @@ def _execution(options: argparse.Namespace) -> dict[str, Any]:
     parallel = Parallel(
         strategy=options.parallel, offload=options.offload, checkpointing=options.checkpointing, compile=options.compile
     )
-    return {"parallel": parallel, "keep": options.keep, "skip_spikes": options.skip_spikes}
+    track = [name for words in options.track for name in words.split(",") if name]
+    return {"parallel": parallel, "keep": options.keep, "skip_spikes": options.skip_spikes, "track": track}
 
 
 def _after(outcome: Any, folder: Path) -> int:
     from bedplate.bench.plan import compare_with_plan
     from bedplate.files import read_json, write_json
     from bedplate.train.report import PLAN, RESULT, write_report
+    from bedplate.train.runs import resume_words
 
     if outcome.interrupted:
-        print(f"Stopped after step {outcome.step}, saved. Go on with: {_program()} train --resume {folder}")
+        words = shlex.join(resume_words(folder))
+        print(f"Stopped after step {outcome.step}, saved. Go on with: {_program()} {words}")
         return 130
     if int(os.environ.get("RANK", "0")):
         return 0  # rank 0 tells
@@ -421,6 +453,14 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--compile", action="store_true", help="compile each block")
     one.add_argument("--keep", type=int, default=2, metavar="N", help="newest checkpoints to keep (default: 2)")
     one.add_argument("--skip-spikes", action="store_true", help="make no update from a batch whose loss stands out")
+    one.add_argument(
+        "--track", action="append", default=[], metavar="WHERE", help="also to wandb or mlflow; repeatable"
+    )
+    one = command(runs, json=True)
+    one.add_argument("folder", nargs="?", type=Path, default=RUNS, help="where to look, and below (default: runs)")
+    one = command(diff, json=True)
+    one.add_argument("left", type=Path, metavar="RUN", help="a run folder, or its run.json")
+    one.add_argument("right", type=Path, metavar="RUN", help="another one")
     for function in (generate, chat):
         one = command(function)
         if function is generate:

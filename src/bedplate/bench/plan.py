@@ -17,7 +17,7 @@ from bedplate.errors import UserError, nearest
 from bedplate.files import read_json
 from bedplate.nn.fast.linear_cross_entropy import ROWS
 from bedplate.recipes.recipe import Recipe, find_recipe
-from bedplate.train.report import RESULT
+from bedplate.train.report import USAGE
 from bedplate.train.run import read_metrics, read_run
 
 STRATEGIES = {
@@ -212,13 +212,25 @@ def largest_micro_batch(job: Job) -> int:
 
 
 def plan(job: Job) -> dict[str, Any]:
-    """Everything of a job in two tables, `memory` and `work`, and what to do (`advice`)."""
-    needed, sent, seconds = memory(job), messages(job), seconds_of_update(job)
+    """Everything of a job in two tables, `memory` and `work`, whether it `fits`, and what to do (`advice`)."""
+    needed = memory(job)
+    advice = _advice(job, needed["peak"])
+    other = replace(job, checkpointing=not job.checkpointing)
+    needed[f"activations, {'with' if other.checkpointing else 'without'} checkpointing"] = activations(other) / 1e9
+    return {
+        "memory": [{"on each device": name, "GB": value} for name, value in needed.items()],
+        "work": [{"what": name, "value": value, "unit": unit} for name, unit, value in _work(job)],
+        "fits": needed["peak"] <= job.device.memory * (1 - HEADROOM),
+        "advice": advice,
+    }
+
+
+def _work(job: Job) -> list[tuple[str, str, float]]:
+    shape, device, sent, seconds = job.shape, job.device, messages(job), seconds_of_update(job)
     per_update = job.batch * job.window
     updates = job.tokens / per_update if job.tokens else 1
-    hours, shape, device = updates * seconds / 3600, job.shape, job.device
     what = "the run" if job.tokens else "an update"
-    work: list[tuple[str, str, float]] = [
+    rows: list[tuple[str, str, float]] = [
         ("parameters", "", shape.parameters),
         ("operations a token, weights", "GFLOP", shape.dense_operations() / 1e9),
         ("operations a token, attention", "GFLOP", shape.attention_operations(job.window) / 1e9),
@@ -231,37 +243,20 @@ def plan(job: Job) -> dict[str, Any]:
         *((f"sent by a rank: {name}", "GB", value) for name, value in sent.items()),
     ]
     if sent and device.link:
-        work.append(("sending all that, if nothing else ran", "s", sum(sent.values()) / device.link))
-    if job.pipeline > 1:
-        # Narayanan et al. 2021, section 2.2
-        bubble = (job.pipeline - 1) / (job.rounds + job.pipeline - 1)
-        work.append(("of it waiting in the pipeline", "%", 100 * bubble))
+        rows.append(("sending all that, if nothing else ran", "s", sum(sent.values()) / device.link))
+    if job.pipeline > 1:  # Narayanan et al. 2021, section 2.2
+        rows.append(("of it waiting in the pipeline", "%", 100 * (job.pipeline - 1) / (job.rounds + job.pipeline - 1)))
+    hours = updates * seconds / 3600
     if job.tokens:
         unit, length = next(each for each in TIMES if hours >= 2 * each[1] or each == TIMES[-1])
-        work += [("time of the run", unit, hours / length), ("device hours", "h", hours * job.gpus)]
+        rows += [("time of the run", unit, hours / length), ("device hours", "h", hours * job.gpus)]
     if device.watts:
-        energy = hours * job.gpus * device.watts / 1000
-        work.append((f"energy, {what} (rated power, no cooling)", "kWh", energy))
-    work += [
-        (
-            "checkpoint: weights and optimizer",
-            "GB",
-            (job.state["weights"] + job.state["optimizer"]) * shape.parameters / 1e9,
-        ),
-        (
-            f"cache when generating {job.window} tokens",
-            "GB",
-            shape.cache(BYTES[job.precision]) * job.window / 1e9,
-        ),
-    ]
-    other = replace(job, checkpointing=not job.checkpointing)
-    needed[f"activations, {'with' if other.checkpointing else 'without'} checkpointing"] = activations(other) / 1e9
-    return {
-        "memory": [{"on each device": name, "GB": value} for name, value in needed.items()],
-        "work": [{"what": name, "value": value, "unit": unit} for name, unit, value in work],
-        "fits": needed["peak"] <= device.memory * (1 - HEADROOM),
-        "advice": _advice(job, needed["peak"]),
-    }
+        rows.append((f"energy, {what} (rated power, no cooling)", "kWh", hours * job.gpus * device.watts / 1000))
+    saved = (job.state["weights"] + job.state["optimizer"]) * shape.parameters
+    cache = shape.cache(BYTES[job.precision]) * job.window
+    rows.append(("checkpoint: weights and optimizer", "GB", saved / 1e9))
+    rows.append((f"cache when generating {job.window} tokens", "GB", cache / 1e9))
+    return rows
 
 
 def compare_with_plan(folder: Path) -> list[dict[str, Any]]:
@@ -270,16 +265,16 @@ def compare_with_plan(folder: Path) -> list[dict[str, Any]]:
     Time is predicted from the rate at which this machine multiplies matrices, measured now, and from `UTILIZATION`;
     memory from what the process held before it built the model.
     """
-    record, result = read_run(folder), read_json(folder / RESULT)
+    record, used = read_run(folder), read_json(folder / USAGE)
     recipe = find_recipe(record["recipe"], record["settings"])
     where = "cuda" if torch.cuda.is_available() else "cpu"
     rate = matrix_rate(recipe.precision, device=where)
-    device = Device(name=where, memory=0.0, rates={recipe.precision: rate}, process=result["memory_before"])
-    job = job_of(recipe, device, **result["execution"])
+    device = Device(name=where, memory=0.0, rates={recipe.precision: rate}, process=used["memory_before"])
+    job = job_of(recipe, device, **used["execution"])
     seconds = statistics.median(line["seconds"] for line in read_metrics(folder))
     planned, tokens = seconds_of_update(job), job.batch * job.window
     rows: list[tuple[str, float, float]] = [
-        ("memory at most, GB a process", memory(job)["peak"], result["memory_peak"]),
+        ("memory at most, GB a process", memory(job)["peak"], used["memory_peak"]),
         ("seconds a step", planned, seconds),
         ("tokens a second", tokens / planned, tokens / seconds),
         ("model FLOPs utilization, %", 100 * mfu(job, planned), 100 * mfu(job, seconds)),

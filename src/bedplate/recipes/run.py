@@ -1,6 +1,7 @@
 """From a recipe to a run: its tokenizer, data and model are made, trained in a run folder, and opened again."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -22,8 +23,9 @@ from bedplate.train import ranks
 from bedplate.train.checkpoint import load_weights, newest_checkpoint
 from bedplate.train.loop import Outcome, Settings, train
 from bedplate.train.memory import forget_peak, memory_now, memory_peak
-from bedplate.train.report import HELD_OUT, RESULT
-from bedplate.train.run import check_no_run, new_run, read_run
+from bedplate.train.report import HELD_OUT, RESULT, USAGE
+from bedplate.train.run import check_no_run, held, new_run, read_run
+from bedplate.train.track import check_trackers, tracked
 
 RESUMABLE = ("micro_batch_size", "checkpoint_every", "evaluate_every")
 PROBE_TOKENS = 16_384  # held-out tokens measured while training; the whole held-out text is measured at the end
@@ -57,17 +59,26 @@ def prepare(recipe: Recipe, *, tokenizer: ByteBPE | None = None) -> Prepared:
     return Prepared(corpus=corpus, tokenizer=tokenizer, source=source, held_out=held_out)
 
 
-def start(recipe: Recipe, folder: Path, *, watch: Callable[[dict[str, Any]], None], **execution: Any) -> Outcome:
+def start(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    watch: Callable[[dict[str, Any]], None],
+    track: Sequence[str] = (),
+    **execution: Any,
+) -> Outcome:
     """Train a recipe in a new run folder.
 
-    `execution`: what of `train.loop.Settings` changes nothing that is learned (parallel, keep) or only by choice
-    (skip_spikes). With several ranks, the first reads and tokenizes the text, and the others open what it left.
+    `track`: where it is to be watched besides TensorBoard, such as ("wandb",). `execution`: what of
+    `train.loop.Settings` changes nothing that is learned (parallel, keep) or only by choice (skip_spikes). With
+    several ranks, the first reads and tokenizes the text, and the others open what it left.
     """
+    check_trackers(track)
     recipe = replace(recipe, data=_absolute(recipe.data))
     prepared = ranks.leader_first(lambda: _begin(recipe, folder))
     if prepared is None:
         prepared = prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
-    return _train(recipe, prepared, folder, watch=watch, resume=False, **execution)
+    return _train(recipe, prepared, folder, watch=watch, track=track, resume=False, **execution)
 
 
 def _begin(recipe: Recipe, folder: Path) -> Prepared:
@@ -91,12 +102,14 @@ def resume(
     *,
     watch: Callable[[dict[str, Any]], None],
     settings: Mapping[str, Any] | None = None,
+    track: Sequence[str] = (),
     **execution: Any,
 ) -> Outcome:
     """Go on with a run from its newest good checkpoint, or from its start when it has none yet.
 
     Of its settings only those that change nothing that is learned may be others (`RESUMABLE`).
     """
+    check_trackers(track)
     record = read_run(folder)
     if changed := sorted(set(settings or {}) - set(RESUMABLE)):
         fix = f"leave it out (only {', '.join(RESUMABLE)} may change), or start a new run with --from {folder}"
@@ -108,7 +121,7 @@ def resume(
         cause = f"the text {recipe.data.corpus!r} has changed since {folder} began"
         raise UserError(cause, fix="restore the text (or the Python version of a built-in one), or start a new run")
     begun = any((folder / "checkpoints").glob("step-*"))
-    return _train(recipe, prepared, folder, watch=watch, resume=begun, **execution)
+    return _train(recipe, prepared, folder, watch=watch, track=track, resume=begun, **execution)
 
 
 def load_run(folder: Path) -> tuple[nn.Module, ByteBPE]:
@@ -127,6 +140,7 @@ def _train(
     folder: Path,
     *,
     watch: Callable[[dict[str, Any]], None],
+    track: Sequence[str],
     resume: bool,
     **execution: Any,
 ) -> Outcome:
@@ -153,19 +167,28 @@ def _train(
         measured = likelihood(model, islice(prepared.held_out_windows(), probe))
         return {HELD_OUT: measured.bits_per_byte}
 
-    outcome = train(
-        model, prepared.source, recipe.objective,
-        settings=settings, folder=folder, evaluate=evaluate, watch=watch, resume=resume,
-    )  # fmt: skip
-    used = {"memory_before": before, "memory_peak": memory_peak(), "execution": _spread(settings)}
-    if not outcome.interrupted and ranks.rank() == 0:
-        trained, _ = load_run(folder)
-        whole = likelihood(trained.to(ranks.device()), prepared.held_out_windows())
-        result = {"bits_per_byte": whole.bits_per_byte, "perplexity_per_token": whole.perplexity_per_token}
-        read = {"tokens": whole.tokens, "bytes": whole.bytes}
-        write_json(folder / RESULT, {"step": outcome.step, **result, **read, **used})
+    with ExitStack() as stack:
+        ranks.leader_first(lambda: stack.enter_context(held(folder)))
+        if ranks.rank() == 0:
+            watch = stack.enter_context(tracked(folder, track, settings_of(recipe), watch=watch))
+        outcome = train(
+            model, prepared.source, recipe.objective,
+            settings=settings, folder=folder, evaluate=evaluate, watch=watch, resume=resume,
+        )  # fmt: skip
+        if not outcome.interrupted and ranks.rank() == 0:
+            used = {"memory_before": before, "memory_peak": memory_peak(), "execution": _spread(settings)}
+            write_json(folder / USAGE, used)
+            _measure_whole(folder, prepared, outcome.step)
     ranks.barrier()
     return outcome
+
+
+def _measure_whole(folder: Path, prepared: Prepared, step: int) -> None:
+    """Measure the whole held-out text at the end, and write the result."""
+    trained, _ = load_run(folder)
+    whole = likelihood(trained.to(ranks.device()), prepared.held_out_windows())
+    result = {"bits_per_byte": whole.bits_per_byte, "perplexity_per_token": whole.perplexity_per_token}
+    write_json(folder / RESULT, {"step": step, **result, "tokens": whole.tokens, "bytes": whole.bytes})
 
 
 def _spread(settings: Settings) -> dict[str, Any]:
