@@ -39,6 +39,8 @@ def training_progress(steps: int) -> Iterator[Callable[[Mapping[str, Any]], None
         def watch(metrics: Mapping[str, Any]) -> None:
             nonlocal held_out
             held_out = _held_out(metrics) or held_out
+            if spike := _spike(metrics):
+                progress.console.print(spike)
             progress.update(task, completed=metrics["step"], status=_status(metrics) + held_out)
 
         yield watch
@@ -51,11 +53,21 @@ def _plain_progress(steps: int) -> Callable[[Mapping[str, Any]], None]:
         nonlocal first
         step = metrics["step"]
         first = first or step - 1
+        if spike := _spike(metrics):
+            print(spike, flush=True)
         if step % max(1, steps // 10) == 0 or step == steps:
             remaining = (time.monotonic() - started) / (step - first) * (steps - step)
             print(f"step {step}/{steps}  {_status(metrics)}{_held_out(metrics)}  ETA {remaining:.0f} s", flush=True)
 
     return watch
+
+
+def _spike(metrics: Mapping[str, Any]) -> str:
+    """What to say of a loss that stands out, and how to see the batch that it came from."""
+    if "spike" not in metrics:
+        return ""
+    step, loss = metrics["step"], f"{metrics['loss']:.3f} stands out by {metrics['spike']:.0f} deviations"
+    return f"step {step}: loss {loss}; its batch: show-batch RECIPE --step {step - 1}"
 
 
 def _status(metrics: Mapping[str, Any]) -> str:
