@@ -30,8 +30,6 @@ CEILINGS = (
 REASONS = {
     "recipes/gpt2.py": "five recipes of ten to fifteen lines, one file per paper",
     "train/loop.py:train": "the loop is one plain function, read from top to bottom",
-    "cli.py": "every command and its options in one place, none of it logic",
-    "cli.py:_parser": "a list of options, one line each",
 }
 
 

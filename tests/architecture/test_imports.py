@@ -11,7 +11,7 @@ from tests.architecture.tree import ROOT, SOURCE, imports, name_of, parse, room,
 
 # Left may import right; never leftwards, and not sideways between rooms that share a place, unless SIDEWAYS says so.
 ORDER = (
-    "cli __main__ studio > console show > experiments > recipes serve bench verify language_model > evaluate"
+    "cli __main__ studio > commands > console show > experiments > recipes serve bench verify language_model > evaluate"
     " > train retrieve > objectives adapt generate > models > weights data > nn > files > errors papers __init__"
 )
 RANK = {name: rank for rank, names in enumerate(ORDER.split(" > ")) for name in names.split()}
@@ -31,7 +31,6 @@ LIBRARY = {"torch", "numpy", "safetensors", "tokenizers", "jaxtyping"}  # may be
 PRINTING = {"rich"}  # the same in console.py, which commands import when they run
 BY_NAME = {  # where a module may be found by its name
     "errors.py": "optional libraries",
-    "cli.py": "the command line",
     "models/__init__.py": "MODEL_TYPES",
     "recipes/recipe.py": "recipe names of the command line",
     "experiments/experiment.py": "paper names of the command line",
@@ -97,9 +96,10 @@ def test_heavy_libraries_are_imported_where_they_are_used(path):
 
 def test_the_command_line_begins_light():
     light = set(sys.stdlib_module_names)
-    for line, name in imports(SOURCE / "cli.py", module_level=True):
-        own = name.startswith(("bedplate.errors", "bedplate.papers", "bedplate.__version__"))
-        assert own or name.split(".")[0] in light, f"cli.py:{line} import {name} inside the command that needs it"
+    for path in (SOURCE / "cli.py", *(SOURCE / "commands").glob("*.py")):
+        for line, name in imports(path, module_level=True):
+            own = name.startswith(("bedplate.commands", "bedplate.errors", "bedplate.__version__"))
+            assert own or name.split(".")[0] in light, f"{name_of(path)}:{line} import {name} inside the command"
 
 
 @pytest.mark.parametrize("path", sources(), ids=name_of)

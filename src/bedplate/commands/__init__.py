@@ -1,0 +1,1 @@
+"""What `bedplate COMMAND` does, in modules by purpose. Each registers its commands with their options."""

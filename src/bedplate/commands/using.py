@@ -1,0 +1,83 @@
+"""Commands that use a trained model: generate, chat."""
+
+import argparse
+import sys
+from typing import Any
+
+from bedplate.commands.options import Command
+from bedplate.errors import UserError
+
+DEFAULT_MODEL = "gpt2-tiny"
+PROMPT = "def read_text(self, encoding=None)\n"
+
+
+def generate(options: argparse.Namespace) -> int:
+    """Continue a prompt with a trained model; one ships with bedplate."""
+    from bedplate.language_model import load
+
+    language_model = load(options.model)
+    prompts = [sys.stdin.read() if prompt == "-" else prompt for prompt in options.prompts] or [PROMPT]
+    for number, prompt in enumerate(prompts):
+        pieces = language_model.stream(prompt, seed=options.seed + number, **_sampling(options))
+        print("\n" * (number > 0) + prompt, end="", flush=True)
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        print()
+    return 0
+
+
+def chat(options: argparse.Namespace) -> int:
+    """Continue what you type, line by line, until an empty line or Ctrl-D: plain completion."""
+    from bedplate.language_model import load
+
+    language_model = load(options.model)
+    print(
+        "Type the beginning of a text; an empty line ends. The model continues it (it has not been taught to answer)."
+    )
+    seed = options.seed
+    sampling = _sampling(options)
+    while prompt := _ask("> "):
+        try:
+            pieces = language_model.stream(prompt, seed=seed, **sampling)
+        except UserError as error:  # such as a line longer than the context
+            print(f"error: {error}")
+            continue
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        print()
+        seed += 1
+    return 0
+
+
+def _sampling(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "stop", "truncate")
+    return {name: getattr(options, name) for name in names}
+
+
+def _ask(prompt: str) -> str:
+    try:
+        return input(prompt)
+    except EOFError:
+        return ""
+
+
+def register(command: Command) -> None:
+    """Add these commands and their options."""
+    for function in (generate, chat):
+        one = command(function)
+        if function is generate:
+            one.add_argument("prompts", nargs="*", metavar="prompt", help="text(s) to continue; - reads standard input")
+        one.add_argument(
+            "--model", default=DEFAULT_MODEL, help=f"run, folder, shipped name or hub id ({DEFAULT_MODEL})"
+        )
+        default = "(default: %(default)s)"
+        one.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help=default)
+        one.add_argument("--temperature", type=float, default=0.7, metavar="T", help=f"0 = likeliest token {default}")
+        one.add_argument("--top-k", type=int, default=0, metavar="K", help="keep the K likeliest tokens (default: all)")
+        one.add_argument(
+            "--top-p", type=float, default=1.0, metavar="P", help="keep the likeliest that reach P together"
+        )
+        one.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="above 1 repeats less")
+        one.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
+        one.add_argument("--truncate", action="store_true", help="drop the beginning of a prompt that is too long")
+        one.add_argument("--seed", type=int, default=0, metavar="N", help=default)
