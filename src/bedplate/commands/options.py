@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-
 # Adds a command by its function, whose name and docstring are those of the command; json=True: it takes --json FILE.
 Command = Callable[..., argparse.ArgumentParser]
 
