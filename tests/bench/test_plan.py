@@ -199,7 +199,7 @@ def test_advice_fits_and_says_what_does() -> None:
         ({"gpus": 64}, "a batch of 32 gives nothing"),
         ({"strategy": "zero9"}, "no strategy 'zero9'"),
         ({"precision": "fp8"}, "no rate in 'fp8'"),
-        ({"utilization": 0.0}, "is no share"),
+        ({"utilization": 1.5}, "is no share"),
     ],
 )
 def test_impossible_jobs_are_refused(changes: dict[str, object], message: str) -> None:

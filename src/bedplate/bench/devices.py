@@ -10,6 +10,8 @@ import torch
 from bedplate.errors import UserError, nearest
 from bedplate.train.memory import memory_now
 
+GPU_UTILIZATION = 0.4  # between GPT-3's 0.2 and PaLM's 0.58
+CPU_UTILIZATION = 0.5  # as bedplate's own runs reach on two cores, from 1 to 124 million parameters
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -22,6 +24,7 @@ class Device:
     rates: dict[str, float]  # TFLOP/s of multiplying matrices, by precision
     link: float = 0.0  # GB/s that it can send to its neighbors
     watts: float = 0.0  # rated
+    utilization: float = GPU_UTILIZATION  # share of its rate that training usually reaches
     process: float = 0.5  # GB that a process takes before it holds a tensor
 
 
@@ -46,7 +49,9 @@ def this_machine() -> Device:
     """The CPU that this runs on, its matrix rate measured now."""
     pages = Path("/proc/meminfo")
     memory = int(pages.read_text().split()[1]) / 1e6 * 1.024 if pages.exists() else 0.0
-    return Device(name="cpu", memory=memory, rates={p: matrix_rate(p) for p in DTYPES}, process=memory_now() or 0.3)
+    rates = {precision: matrix_rate(precision) for precision in DTYPES}
+    held = memory_now() or 0.3
+    return Device(name="cpu", memory=memory, rates=rates, utilization=CPU_UTILIZATION, process=held)
 
 
 def find_device(name: str) -> Device:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bedplate.bench.devices import Device, matrix_rate
+from bedplate.bench.devices import CPU_UTILIZATION, GPU_UTILIZATION, Device, matrix_rate
 from bedplate.bench.shape import Shape, shape_of
 from bedplate.errors import UserError, nearest
 from bedplate.files import read_json
@@ -29,7 +29,6 @@ STRATEGIES = {
 }
 BYTES = {"fp32": 4, "bf16": 2}
 SHARED = {"zero1": ("optimizer",), "zero2": ("optimizer", "gradients"), "fsdp": ("optimizer", "gradients", "weights")}
-UTILIZATION = 0.4  # share of the rate that a job reaches unless told otherwise: between GPT-3's 0.2 and PaLM's 0.58
 TIMES = (("days", 24), ("h", 1), ("minutes", 1 / 60))
 HEADROOM = 0.05  # of the device's memory, left free
 
@@ -50,7 +49,7 @@ class Job:
     pipeline: int = 1  # ranks that hold different blocks
     checkpointing: bool = False
     masters: bool = False  # weights and gradients in bf16, float32 masters with the moments, as Megatron has them
-    utilization: float = UTILIZATION
+    utilization: float = 0.0  # share of the matrix rate; 0: what the device usually reaches
     tokens: float = 0.0  # of the whole run; 0: one update
 
     def __post_init__(self) -> None:
@@ -63,7 +62,7 @@ class Job:
             raise UserError(
                 f"{self.device.name} has no rate in {self.precision!r}", fix=f"use one of {', '.join(BYTES)}"
             )
-        if not 0 < self.utilization <= 1:
+        if not 0 <= self.utilization <= 1:
             raise UserError(f"utilization {self.utilization} is no share", fix="give a number above 0 and up to 1")
         if self.gpus % (self.split * self.pipeline):
             cause = f"{self.gpus} devices cannot be split into {self.split} x {self.pipeline}"
@@ -76,6 +75,11 @@ class Job:
     def split(self) -> int:
         """Over how many ranks every layer is split."""
         return self.gpus if self.strategy == "tp" else self.tensor
+
+    @property
+    def share(self) -> float:
+        """Of the matrix rate, that is assumed to be reached."""
+        return self.utilization or self.device.utilization
 
     @property
     def replicas(self) -> int:
@@ -168,7 +172,7 @@ def seconds_of_update(job: Job) -> float:
     per_token = job.shape.operations(job.window)
     if job.checkpointing:
         per_token += job.shape.recomputed_operations(job.window)
-    rate = job.gpus * job.device.rates[job.precision] * 1e12 * job.utilization
+    rate = job.gpus * job.device.rates[job.precision] * 1e12 * job.share
     return per_token * job.batch * job.window / rate
 
 
@@ -236,7 +240,7 @@ def _work(job: Job) -> list[tuple[str, str, float]]:
         ("operations a token, attention", "GFLOP", shape.attention_operations(job.window) / 1e9),
         (f"operations, {what}", "FLOP", shape.operations(job.window) * per_update * updates),
         ("tokens an update", "", per_update),
-        ("share of matrix rate, assumed", "%", 100 * job.utilization),
+        ("share of matrix rate, assumed", "%", 100 * job.share),
         ("model FLOPs utilization", "%", 100 * mfu(job, seconds)),
         ("tokens a second, all devices", "", per_update / seconds),
         ("seconds an update", "s", seconds),
@@ -262,14 +266,17 @@ def _work(job: Job) -> list[tuple[str, str, float]]:
 def compare_with_plan(folder: Path) -> list[dict[str, Any]]:
     """What was predicted for a finished run and what was measured, as rows for its report.
 
-    Time is predicted from the rate at which this machine multiplies matrices, measured now, and from `UTILIZATION`;
+    Time is predicted from the rate at which this machine multiplies matrices, measured now, and from the share of it that a device usually reaches;
     memory from what the process held before it built the model.
     """
     record, used = read_run(folder), read_json(folder / USAGE)
     recipe = find_recipe(record["recipe"], record["settings"])
     where = "cuda" if torch.cuda.is_available() else "cpu"
     rate = matrix_rate(recipe.precision, device=where)
-    device = Device(name=where, memory=0.0, rates={recipe.precision: rate}, process=used["memory_before"])
+    device = Device(
+        name=where, memory=0.0, rates={recipe.precision: rate}, process=used["memory_before"],
+        utilization=CPU_UTILIZATION if where == "cpu" else GPU_UTILIZATION,
+    )  # fmt: skip
     job = job_of(recipe, device, **used["execution"])
     seconds = statistics.median(line["seconds"] for line in read_metrics(folder))
     planned, tokens = seconds_of_update(job), job.batch * job.window

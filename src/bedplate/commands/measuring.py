@@ -105,7 +105,9 @@ def register(command: Command) -> None:
         "--masters", action="store_true", help="bf16 weights beside float32 masters, as Megatron keeps them"
     )
     one.add_argument("--tokens", type=float, metavar="N", help="of the whole run, such as 300e9")
-    one.add_argument("--utilization", type=float, metavar="X", help="share of the matrix rate reached (default: 0.4)")
+    one.add_argument(
+        "--utilization", type=float, metavar="X", help="share of the matrix rate reached (default: 0.4; a CPU 0.5)"
+    )
     one = command(bench, json=True)
     one.add_argument("what", choices=("train", "decode"), metavar="benchmark", help="train or decode")
     one.add_argument("--size", default="gpt2", help="published sizes (default: gpt2)")

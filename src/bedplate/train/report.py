@@ -158,15 +158,21 @@ def _contracts(contracts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _plan(rows: Sequence[Mapping[str, Any]]) -> str:
-    cells = (f"<td>{row['what']}</td><td>{row['predicted']:,.3g}</td><td>{row['measured']:,.3g}</td>" for row in rows)
-    lines = "".join(f"<tr>{each}</tr>" for each in cells)
+    lines = "".join(
+        f"<tr><td>{row['what']}</td><td>{_short(row['predicted'])}</td><td>{_short(row['measured'])}</td></tr>"
+        for row in rows
+    )
     note = (
         "Predicted as by bedplate plan: from the sizes of the model, the rate at which this machine multiplies large "
-        "matrices, and a share of 40 % of it reached. Small models reach less. On a CPU the measured memory includes "
-        "what the C library keeps for later."
+        "matrices, and the share of it that training usually reaches. On a CPU the measured memory includes what the C "
+        "library keeps for later."
     )
     head = "<tr><th></th><th>predicted</th><th>measured</th></tr>"
     return f'<h2>Plan and run</h2><p class="soft">{note}</p><table>{head}{lines}</table>'
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _settings(record: Mapping[str, Any]) -> str:
