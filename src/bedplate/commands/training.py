@@ -130,7 +130,7 @@ def _execution(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _after(outcome: Any, folder: Path) -> int:
-    from bedplate.bench.plan import compare_with_plan
+    from bedplate.bench.predicted import compare_with_plan
     from bedplate.files import read_json, write_json
     from bedplate.train.report import PLAN, RESULT, write_report
     from bedplate.train.runs import resume_words
