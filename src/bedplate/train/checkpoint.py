@@ -138,7 +138,9 @@ def load_checkpoint(checkpoint: Path, state: State) -> int:
         for full, saved in content.items():
             key = full.removeprefix(f"{OPTIMIZER}{name}.")
             if key != full and "." not in key:
-                like = parameter.detach() if saved.shape == parameter.shape and saved.ndim else torch.empty(saved.shape)
+                here = parameter.device  # the fused optimizer wants even its count of steps beside its weights
+                own = saved.shape == parameter.shape and saved.ndim
+                like = parameter.detach() if own else torch.empty(saved.shape, device=here)
                 values[key] = targets[full] = torch.zeros_like(like, dtype=saved.dtype)
         if values:
             state.optimizer.state[parameter] = values
