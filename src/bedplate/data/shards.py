@@ -265,7 +265,7 @@ def _read_parts(path: Path, parts: list[tuple[int, np.ndarray]]) -> None:
         with path.open("rb", buffering=0) as file:
             for position, part in parts:
                 file.seek(position)
-                if file.readinto(part) != part.nbytes:
+                if file.readinto(part.data) != part.nbytes:
                     raise _damaged(path, "ends too early")
     except OSError as error:
         fix = "check the disk, then go on with the run: bedplate train --resume RUN"

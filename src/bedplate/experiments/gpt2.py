@@ -75,7 +75,7 @@ def run(scale: str, *, watch: Callable[[str], None] = print) -> Result:
         watch(f"seed {seed}: training {settings.steps} steps")
         recipe = replace(quickstart(), steps=settings.steps, seed=seed, evaluate_every=10**9, checkpoint_every=10**9)
         prepared = prepare(recipe)
-        questions = make_questions(prepared.corpus.held_out, number=settings.pairs)
+        questions = make_questions(prepared.parts[0].corpus.held_out, number=settings.pairs)
         torch.manual_seed(seed)
         untrained = build(recipe.model).eval()
         with tempfile.TemporaryDirectory() as folder:
