@@ -83,7 +83,7 @@ def test_held_out_text_of_all_parts_is_measured(finished: Path, mixed: dict) -> 
     for part in prepared.parts:
         alone = likelihood(model, part.held_out_windows())
         assert result["parts"][str(part.share)]["bits_per_byte"] == pytest.approx(alone.bits_per_byte, abs=1e-6)
-    assert whole.bytes == sum(part.corpus.receipt()["held_out_bytes"] for part in prepared.parts)
+    assert whole.bytes == sum(part.receipt["held_out_bytes"] for part in prepared.parts)
     assert sum(len(batch["ids"]) for batch in prepared.probe_windows()) > 0
 
 

@@ -32,10 +32,10 @@ PROBE_TOKENS = 16_384  # held-out tokens measured while training; the whole held
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One corpus of a run, tokenized: all of its text, or a part of a mixture."""
+    """One corpus of a run, tokenized: all of its text, or a part of a mixture. The text itself is not kept."""
 
     share: Share
-    corpus: Corpus
+    receipt: Mapping[str, Any]
     windows: TokenWindows
     held_out: TokenShards
 
@@ -47,7 +47,7 @@ class Part:
     def record(self) -> dict[str, Any]:
         """What was learned from, by counts and hashes."""
         return {
-            "corpus": self.corpus.receipt(),
+            "corpus": self.receipt,
             "train_tokens": self.windows.shards.num_tokens,
             "held_out_tokens": self.held_out.num_tokens,
             "shards": {name: entry["sha256"] for name, entry in self.windows.shards.manifest["files"].items()},
@@ -106,7 +106,7 @@ def _part(recipe: Recipe, share: Share, corpus: Corpus, tokenizer: ByteBPE) -> P
         seed=recipe.seed,
         isolate=recipe.data.isolate,
     )
-    return Part(share=share, corpus=corpus, windows=windows, held_out=held_out)
+    return Part(share=share, receipt=corpus.receipt(), windows=windows, held_out=held_out)
 
 
 def start(recipe: Recipe, folder: Path, *, watch: Callable[[dict[str, Any]], None], **execution: Any) -> Outcome:
