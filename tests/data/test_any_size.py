@@ -13,6 +13,7 @@ def check(figures: dict[str, float], *, growth: float) -> None:
     assert figures["growth, MB"] < growth and figures["growth of peak, MB"] < growth, figures
     assert figures["growth of mapped files, MB"] < growth, figures
     assert figures["open and read step 1000000, cold, median of 5, ms"] < 50, figures
+    assert figures["wait for batch 480x1024, cold, made ahead, ms"] < 10, figures
     assert figures["check again, ms"] < min(50, figures["check all hashes, ms"] / 3), figures
 
 

@@ -75,7 +75,7 @@ class TokenShards:
                 write_json(self.folder / CHECKED, checked)
         return self
 
-    def _checked(self) -> dict[str, list[Any]]:
+    def _checked(self) -> dict[str, Any]:
         try:
             return dict(json.loads((self.folder / CHECKED).read_text("utf-8")))
         except (OSError, ValueError, TypeError):
@@ -114,18 +114,10 @@ class TokenShards:
             _read_parts(self.folder / f"tokens-{shard:05d}.bin", parts)
         return rows.astype(np.int64)
 
-    def document_of(self, positions: Int64[np.ndarray, "*shape"]) -> Int64[np.ndarray, "*shape"]:
-        """The number of the document that each position belongs to."""
-        return np.searchsorted(self._documents, positions, side="right") - 1
-
     @cached_property
     def token_bytes(self) -> np.ndarray:
         """Bytes of text for each id: uint32 [vocab]."""
         return np.fromfile(self.folder / TOKEN_BYTES, dtype="<u4")
-
-    @cached_property
-    def _documents(self) -> np.ndarray:
-        return np.memmap(self.folder / DOCUMENTS, dtype="<i8", mode="r")
 
 
 def write_shards(
