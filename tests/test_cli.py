@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -91,7 +92,8 @@ def test_interrupted_training_saves_and_resumes_to_the_same_end(run_folder: Path
     command = [sys.executable, "-m", "bedplate", "train", "gpt2.quickstart", *map(str, long)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
+    log = folder / "metrics.jsonl"  # exists, empty, just before signals are watched
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
@@ -106,6 +108,46 @@ def test_resume_of_a_finished_run_changes_nothing(run_folder: Path) -> None:
     before = (run_folder / "metrics.jsonl").read_bytes()
     assert bedplate("train", "--resume", run_folder).returncode == 0
     assert (run_folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_runs_are_listed_and_compared(run_folder: Path, text: Path, tmp_path: Path) -> None:
+    again = tmp_path / "runs" / "a-name-that-is-so-long-that-it-takes-two-lines"
+    assert bedplate("train", "--from", run_folder, "optimizer.lr=0.002", "--out", again).returncode == 0
+    started = time.perf_counter()
+    listed = bedplate("runs", "--json", "rows.json", cwd=tmp_path)
+    assert time.perf_counter() - started < 0.5
+    assert listed.returncode == 0 and max(map(len, listed.stdout.splitlines())) <= 80
+    assert re.search(r"^a-name[-a-z]* +gpt2.quickstart +finished +6/6 ", listed.stdout, re.MULTILINE)
+    assert json.loads((tmp_path / "rows.json").read_text())[0]["state"] == "finished"
+    compared = bedplate("diff", run_folder, again, "--json", tmp_path / "diff.json")
+    assert compared.returncode == 1, compared.stderr
+    assert "optimizer.lr" in compared.stdout and "Loss: first differs at step 2 of 6" in compared.stdout
+    assert json.loads((tmp_path / "diff.json").read_text())["loss"]["first_different_step"] == 2
+    same = bedplate("diff", run_folder, run_folder)
+    assert same.returncode == 0 and "bit for bit" in same.stdout and "agree in everything" in same.stdout
+
+
+def test_a_killed_run_is_listed_as_stopped_with_its_command(text: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "killed"
+    words = [*FAST, "steps=3000", "evaluate_every=3000", f"data.corpus={text}", "--out", str(folder)]
+    process = subprocess.Popen([sys.executable, "-m", "bedplate", "train", "gpt2.quickstart", *words])
+    deadline = time.monotonic() + 60
+    while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running = bedplate("runs", cwd=tmp_path).stdout
+    assert_one_line_error(bedplate("train", "--resume", folder), f"is being trained by process {process.pid}")
+    process.kill()
+    process.wait()
+    assert "running" in running and "--resume" not in running
+    stopped = bedplate("runs", folder).stdout
+    assert "stopped" in stopped and f"  bedplate train --resume {folder}\n" in stopped
+
+
+def test_a_place_without_runs_is_one_clear_line(tmp_path: Path) -> None:
+    for words in (["runs"], ["runs", tmp_path]):
+        result = bedplate(*words, cwd=tmp_path)
+        assert result.returncode == 0
+        assert result.stdout.startswith("There are no runs in ") and result.stdout.count("\n") == 1
 
 
 def test_generate_from_a_run_is_deterministic(run_folder: Path) -> None:
@@ -197,7 +239,7 @@ def test_a_closed_pipe_is_no_error(run_folder: Path) -> None:
         (["show-batch", "gpt2.nothing"], "gpt2"),
         (["show-batch", "gpt2.quickstart", "--step", "-1"], "--step from 0"),
         (["bench", "decode", "--size", "gpt2-smal"], "'gpt2"),
-        (["bench", "decode", "--repeats", "0"], "from 1 up"),
+        (["bench", "decode", "--repeats", "0"], "below 1"),
         (["train", "gpt2.quickstart", "--step", "3"], "bedplate train --help"),
         (["train", "gpt2.quickstart", "seed=99999999999999999999"], "2**63"),
         (["train", "gpt2.quickstart", "optimizer.lr=0"], "above 0"),
@@ -205,6 +247,10 @@ def test_a_closed_pipe_is_no_error(run_folder: Path) -> None:
         (["train", "gpt2.quickstart", "--out", "x" * 5000], "File name too long"),
         (["train", "gpt2.quickstart", "data.corpus=" + "x" * 5000], "File name too long"),
         (["verify", "src/nothing"], "src/nothing"),
+        (["runs", "nowhere"], "there is no folder nowhere"),
+        (["diff", "nowhere", "."], "nowhere is not a run folder"),
+        (["diff", "nowhere"], "bedplate diff --help"),
+        (["train", "gpt2.quickstart", "--track", "wandbb"], "'wandb'"),
     ],
 )
 def test_bad_input_is_one_clear_line(words: list[str], expected: str, tmp_path: Path) -> None:

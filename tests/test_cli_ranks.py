@@ -87,6 +87,7 @@ def test_a_job_that_restarts_resumes_by_itself(text: Path, alone: Path, tmp_path
     output, errors = job.communicate(timeout=180)
     assert job.returncode == 0, errors
     assert output.count("Trained 60 steps") == 1
+    assert len(list((tmp_path / "run").glob("events.*"))) == 2  # one for each attempt: rank 0 writes
     assert_same_losses(tmp_path / "run", alone)
 
 

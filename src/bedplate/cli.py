@@ -2,9 +2,9 @@
 
 import argparse
 import dataclasses
-import importlib
 import io
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from bedplate import __version__
 from bedplate.errors import UserError, nearest
 
 DEFAULT_MODEL = "gpt2-tiny"
+RUNS = Path("runs")
 PROMPTS = ("def read_text(self, encoding=None)\n", "The *key* argument", "Raises ValueError if")
 
 
@@ -100,6 +101,33 @@ def train(options: argparse.Namespace) -> int:
         return code
     print(f'Try: {_program()} generate "..." --model {folder}')
     return 0
+
+
+def runs(options: argparse.Namespace) -> int:
+    """List the runs in a folder with their state and values, and the commands that go on with them."""
+    from bedplate.console import print_runs, save_json
+    from bedplate.train.runs import list_runs
+
+    if options.folder != RUNS and not options.folder.is_dir():
+        raise UserError(f"there is no folder {options.folder}", fix="name one that holds runs (default: runs)")
+    rows = list_runs(options.folder)
+    save_json(options.json, rows)
+    if rows:
+        print_runs(rows, options.folder, program=_program())
+    else:
+        print(f"There are no runs in {options.folder}. {_program()} train RECIPE makes one.")
+    return 0
+
+
+def diff(options: argparse.Namespace) -> int:
+    """Name every difference between two runs, down to the first loss that is not equal; 1 when there is one."""
+    from bedplate.console import print_comparison, save_json
+    from bedplate.train.runs import compare_runs
+
+    found = compare_runs(options.left, options.right)
+    print_comparison(found)
+    save_json(options.json, found)
+    return int(not found["same"])
 
 
 def generate(options: argparse.Namespace) -> int:
@@ -214,22 +242,82 @@ def show_batch(options: argparse.Namespace) -> int:
     return 0
 
 
+def plan(options: argparse.Namespace) -> int:
+    """What training a published size or a recipe will take: memory by term, operations, time, messages, energy."""
+    from bedplate.bench.devices import find_device
+    from bedplate.bench.plan import Job, job_of
+    from bedplate.bench.plan import plan as plan_job
+    from bedplate.bench.shape import find_shape
+    from bedplate.console import print_table, save_json, short
+    from bedplate.recipes.recipe import find_recipe, list_recipes, parse_overrides
+
+    device = find_device(options.device)
+    names = ("gpus", "batch", "micro_batch", "length", "precision", "tensor", "pipeline", "tokens", "utilization")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    given |= {"checkpointing": options.checkpointing, "masters": options.masters, "strategy": options.parallel}
+    if options.target in list_recipes():
+        job = job_of(find_recipe(options.target, parse_overrides(options.settings)), device, **given)
+    else:
+        if options.settings:
+            raise UserError(f"{options.target} has no settings", fix="use options such as --batch, or name a recipe")
+        job = Job(shape=find_shape(options.target, others=list_recipes()), device=device, **given)
+    result = plan_job(job)
+    title = f"{options.target} on {job.gpus} x {device.name}, {job.precision}, {job.strategy}"
+    for rows, name in ((result["memory"], title), (result["work"], "")):
+        print_table([{key: short(value) for key, value in row.items()} for row in rows], title=name)
+        print()
+    print(f"{result['advice'][0].upper()}{result['advice'][1:]}.")
+    save_json(options.json, result)
+    return 0
+
+
 def bench(options: argparse.Namespace) -> int:
-    """Measure training or decoding beside transformers, in one process: medians and ratios (above 1 = ours better)."""
+    """Measure training or decoding beside transformers, in one process: medians and ratios (above 1 = ours better).
+
+    For training, sizes, precisions, batches, strategies and ranks may be lists such as gpt2,gpt2-medium.
+    """
     from bedplate.bench.measure import table
     from bedplate.console import print_table, save_json
     from bedplate.models import published_sizes
 
-    if options.size not in published_sizes():
-        raise UserError(f"there is no size {options.size!r}", fix=nearest(options.size, published_sizes()))
-    if options.repeats < 1:
-        raise UserError(f"--repeats {options.repeats} measures nothing", fix="give a number from 1 up")
-    module = importlib.import_module(f"bedplate.bench.{options.what}")
-    result = table(module.run(size=options.size, repeats=options.repeats))
-    print_table(result["rows"])
+    sizes = options.size.split(",")
+    for size in sizes:
+        if size not in published_sizes():
+            raise UserError(f"there is no size {size!r}", fix=nearest(size, published_sizes()))
+    if options.what == "decode":
+        from bedplate.bench.decode import run
+
+        rows = [row for size in sizes for row in run(size=size, repeats=options.repeats)]
+    else:
+        rows = _bench_training(sizes, options)
+    result = table(rows)
+    shown = ("name", "ours", "peer", "unit", "ratio", "mfu", "efficiency")
+    print_table([{key: row.get(key) for key in shown if any(key in row for row in rows)} for row in rows])
     print(", ".join(f"{key} {value}" for key, value in result.items() if key != "rows"))
     save_json(options.json, result)
     return 0
+
+
+def _bench_training(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    from bedplate.bench.plots import plot_training
+    from bedplate.bench.train import cells, run, write_csv
+    from bedplate.train.parallel import STRATEGIES
+    from bedplate.train.precision import PRECISIONS
+
+    precisions, strategies = options.precision.split(","), options.parallel.split(",")
+    for known, words in ((PRECISIONS, precisions), (STRATEGIES, strategies)):
+        for word in words:
+            if word not in known:
+                raise UserError(f"{word!r} is unknown", fix=nearest(word, known))
+    extras = {"length": options.length, "checkpointing": options.checkpointing, "compile": options.compile}
+    grid = cells(sizes, precisions, options.batch, strategies, options.ranks, **extras)
+    rows = run(grid, repeats=options.repeats)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_csv(rows, options.out / "train.csv")
+        plot_training(rows, options.out / "train.png")
+        print(f"Table and plots: {options.out.resolve()}")
+    return rows
 
 
 def _train_new(recipe: Any, folder: Path, **execution: Any) -> int:
@@ -269,19 +357,24 @@ def _execution(options: argparse.Namespace) -> dict[str, Any]:
     parallel = Parallel(
         strategy=options.parallel, offload=options.offload, checkpointing=options.checkpointing, compile=options.compile
     )
-    return {"parallel": parallel, "keep": options.keep, "skip_spikes": options.skip_spikes}
+    track = [name for words in options.track for name in words.split(",") if name]
+    return {"parallel": parallel, "keep": options.keep, "skip_spikes": options.skip_spikes, "track": track}
 
 
 def _after(outcome: Any, folder: Path) -> int:
-    from bedplate.files import read_json
-    from bedplate.train.report import RESULT, write_report
+    from bedplate.bench.plan import compare_with_plan
+    from bedplate.files import read_json, write_json
+    from bedplate.train.report import PLAN, RESULT, write_report
+    from bedplate.train.runs import resume_words
 
     if outcome.interrupted:
-        print(f"Stopped after step {outcome.step}, saved. Go on with: {_program()} train --resume {folder}")
+        words = shlex.join(resume_words(folder))
+        print(f"Stopped after step {outcome.step}, saved. Go on with: {_program()} {words}")
         return 130
     if int(os.environ.get("RANK", "0")):
         return 0  # rank 0 tells
     held_out = read_json(folder / RESULT)["bits_per_byte"]
+    write_json(folder / PLAN, compare_with_plan(folder))
     print(f"Trained {outcome.step} steps; all held-out text: {held_out:.3f} bits/byte. Report: {write_report(folder)}")
     return 0
 
@@ -310,6 +403,11 @@ def _positive(word: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is below 1")
     return number
+
+
+def _numbers(words: str) -> list[int]:
+    """Numbers from 1 up, with commas between."""
+    return [_positive(word) for word in words.split(",")]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -355,6 +453,14 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--compile", action="store_true", help="compile each block")
     one.add_argument("--keep", type=int, default=2, metavar="N", help="newest checkpoints to keep (default: 2)")
     one.add_argument("--skip-spikes", action="store_true", help="make no update from a batch whose loss stands out")
+    one.add_argument(
+        "--track", action="append", default=[], metavar="WHERE", help="also to wandb or mlflow; repeatable"
+    )
+    one = command(runs, json=True)
+    one.add_argument("folder", nargs="?", type=Path, default=RUNS, help="where to look, and below (default: runs)")
+    one = command(diff, json=True)
+    one.add_argument("left", type=Path, metavar="RUN", help="a run folder, or its run.json")
+    one.add_argument("right", type=Path, metavar="RUN", help="another one")
     for function in (generate, chat):
         one = command(function)
         if function is generate:
@@ -387,10 +493,38 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--step", type=int, default=0, metavar="N", help="which batch (default: the first)")
     one.add_argument("--row", type=int, default=0, metavar="N", help="which window of the batch (default: the first)")
     one.add_argument("--tokens", type=int, default=24, metavar="N", help="how many tokens to print (default: 24)")
+    one = command(plan, json=True)
+    one.add_argument("target", metavar="model", help="gpt2 ... gpt2-xl, gpt3-small ... gpt3, bloom, palm, or a recipe")
+    one.add_argument("settings", nargs="*", metavar="key=value", help="of the recipe")
+    one.add_argument("--gpus", type=_positive, metavar="N", help="devices (default: 1)")
+    one.add_argument("--device", default="cpu", help="h200, h100, a100 ... or cpu: this machine (default)")
+    one.add_argument("--batch", type=_positive, metavar="N", help="sequences an update, over all devices")
+    one.add_argument("--micro-batch", type=_positive, metavar="N", help="sequences on a device at a time")
+    one.add_argument("--length", type=_positive, metavar="N", help="tokens a sequence (default: the context length)")
+    one.add_argument("--precision", help="bf16 (default) or fp32")
+    one.add_argument("--parallel", default="ddp", metavar="HOW", help="ddp (default), zero1, zero2, fsdp or tp")
+    one.add_argument("--tensor", type=_positive, metavar="N", help="devices that split every layer")
+    one.add_argument("--pipeline", type=_positive, metavar="N", help="devices that hold different blocks")
+    one.add_argument("--checkpointing", action="store_true", help="compute activations again instead of keeping them")
+    one.add_argument(
+        "--masters", action="store_true", help="bf16 weights beside float32 masters, as Megatron keeps them"
+    )
+    one.add_argument("--tokens", type=float, metavar="N", help="of the whole run, such as 300e9")
+    one.add_argument("--utilization", type=float, metavar="X", help="share of the matrix rate reached (default: 0.4)")
     one = command(bench, json=True)
     one.add_argument("what", choices=("train", "decode"), metavar="benchmark", help="train or decode")
-    one.add_argument("--size", default="gpt2", help="a published size (default: gpt2)")
-    one.add_argument("--repeats", type=int, default=5, metavar="N", help="measurements of each side (default: 5)")
+    one.add_argument("--size", default="gpt2", help="published sizes (default: gpt2)")
+    one.add_argument("--repeats", type=_positive, default=5, metavar="N", help="measurements of each side (default: 5)")
+    one.add_argument("--precision", default="fp32,bf16", help="training (default: fp32,bf16)")
+    one.add_argument(
+        "--batch", type=_numbers, default=[4], metavar="N,N", help="training: sequences a rank (default: 4)"
+    )
+    one.add_argument("--length", type=_positive, default=256, metavar="N", help="training: tokens each (default: 256)")
+    one.add_argument("--parallel", default="ddp", metavar="HOW,HOW", help="training on several ranks: ddp, fsdp, tp")
+    one.add_argument("--ranks", type=_numbers, default=[1], metavar="N,N", help="training: processes (default: 1)")
+    one.add_argument("--checkpointing", action="store_true", help="training: compute activations again")
+    one.add_argument("--compile", action="store_true", help="training: compile blocks, and the peer's model")
+    one.add_argument("--out", type=Path, metavar="FOLDER", help="training: write train.csv and train.png here")
     return parser
 
 

@@ -14,7 +14,8 @@ def test_a_ratio_above_one_means_better() -> None:
     speed = Row(name="speed", ours=20.0, peer=10.0, unit="tokens/s", higher_is_better=True)
     memory = Row(name="memory", ours=20.0, peer=10.0, unit="GB", higher_is_better=False)
     assert (speed.ratio, memory.ratio) == (2.0, 0.5)
-    assert [set(row) for row in table([speed])["rows"]] == [{"name", "ours", "peer", "unit", "ratio"}]
+    assert [set(row) for row in table([speed.line()])["rows"]] == [{"name", "ours", "peer", "unit", "ratio"}]
+    assert Row(name="alone", ours=20.0, peer=None, unit="tokens/s", higher_is_better=True).ratio is None
 
 
 def test_sides_take_turns_after_one_call_each() -> None:
@@ -39,7 +40,7 @@ def test_memory_is_of_the_child_alone(tmp_path, monkeypatch: pytest.MonkeyPatch)
 def test_both_sides_of_the_training_benchmark_take_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """From equal weights they report the same loss, so that they do the same work."""
     monkeypatch.setitem(gpt2.SIZES, "mini", gpt2.Config(dim=32, num_layers=2, num_heads=2, context_length=64))
-    ours, peer = (make("mini", "fp32", 2, 32) for make in (train.ours_step, train.peer_step))
+    ours, peer = (make(train.Cell(size="mini", batch=2, length=32)) for make in (train.ours_step, train.peer_step))
     # Both start at the loss of a uniform guess; the weights differ, the data do not.
     assert ours() == pytest.approx(peer(), rel=0.01)
     assert ours() < torch.log(torch.tensor(50257.0))

@@ -20,12 +20,17 @@ ROOT = Path(__file__).resolve().parents[2]
 LOGGED = ("loss", "grad_norm", "lr", "ratio", "judge")
 
 
-def two_ranks(folder: Path, *, kinds: Sequence[str] = miniatures.KINDS, **changes: Any) -> None:
+def launch(module: str, *words: object) -> None:
+    """Run a module on two ranks."""
     engine = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-    words = [*engine, "-m", "tests.train.miniatures", ",".join(kinds), str(folder), json.dumps(changes)]
-    result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    command = [*engine, "-m", module, *map(str, words)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr[-3000:]
+
+
+def two_ranks(folder: Path, *, kinds: Sequence[str] = miniatures.KINDS, **changes: Any) -> None:
+    launch("tests.train.miniatures", ",".join(kinds), folder, json.dumps(changes))
 
 
 def end_of(folder: Path) -> dict[str, torch.Tensor]:

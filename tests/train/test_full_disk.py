@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,34 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path, monkeypatch: 
     with pytest.raises(UserError, match="there is no checkpoint yet"):
         checkpoint.save_checkpoint(tmp_path / "other", 4, state, **options)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000003"]
+
+
+def test_a_folder_that_vanishes_ends_the_run_cleanly(tmp_path: Path) -> None:
+    """Renamed away under a training process; put back, the run goes on to the same end."""
+    sizes = [
+        "model.dim=16",
+        "model.num_layers=1",
+        "model.num_heads=2",
+        "model.vocab_size=300",
+        "model.context_length=32",
+    ]
+    every = ["steps=300", "batch_size=2", "micro_batch_size=2", "evaluate_every=300", "checkpoint_every=20"]
+    (tmp_path / "text.txt").write_text(
+        "".join(f"Day {n} was like day {n + 1}, and it rained again.\n" for n in range(400))
+    )
+    bedplate = [sys.executable, "-m", "bedplate", "train"]
+    new = [*bedplate, "gpt2.quickstart", *sizes, *every, f"data.corpus={tmp_path / 'text.txt'}", "--out"]
+    environment = os.environ | {"PYTHONPATH": str(SOURCE)}
+    process = subprocess.Popen([*new, str(tmp_path / "run")], env=environment, stderr=subprocess.PIPE, text=True)
+    while not list_checkpoints(tmp_path / "run") and process.poll() is None:
+        time.sleep(0.01)
+    (tmp_path / "run").rename(tmp_path / "away")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2 and said.count("\n") == 1 and said.startswith("error: ") and "run" in said, said
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    newest_checkpoint(tmp_path / "away")  # intact
+    for words in ([*bedplate, "--resume", str(tmp_path / "away")], [*new, str(tmp_path / "straight")]):
+        assert subprocess.run(words, env=environment, capture_output=True).returncode == 0
+    for name in (checkpoint.WEIGHTS, checkpoint.TRAINING):
+        ends = [(newest_checkpoint(tmp_path / run) / name).read_bytes() for run in ("away", "straight")]
+        assert ends[0] == ends[1]

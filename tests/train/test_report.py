@@ -4,8 +4,10 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from bedplate.files import write_json
-from bedplate.train.report import CONTRACTS, SAMPLES, write_report
+from bedplate.train.report import CONTRACTS, SAMPLES, step_time, write_report
 
 
 def make_run(folder: Path) -> None:
@@ -46,3 +48,19 @@ def test_a_report_of_a_run_whose_log_is_gone(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").unlink()
     page = write_report(tmp_path).read_text("utf-8")
     assert "Settings" in page and "<img" not in page
+
+
+def test_a_report_shows_where_step_time_goes(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    parts = {"data_seconds": 0.1, "forward_seconds": 0.2, "backward_seconds": 0.5, "optimizer_seconds": 0.15}
+    lines = [{"step": n, "loss": 1.0, "seconds": 1.0, "items_per_second": 9.0, **parts} for n in (1, 2)]
+    spent = step_time(lines)
+    assert spent == pytest.approx({"data": 0.2, "forward": 0.4, "backward": 1.0, "optimizer": 0.3, "other": 0.1})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = write_report(tmp_path).read_text("utf-8")
+    assert "width:50.00%" in page and "<td>50.0%</td><td>500.0</td>" in page
+
+
+def test_a_log_without_parts_of_steps_shows_none(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    assert "Step time" not in write_report(tmp_path).read_text("utf-8")

@@ -10,10 +10,11 @@ import torch
 from tests.train.test_loop import SETTINGS, Counting, new_model, run
 from torch import Tensor, nn
 
+from bedplate.console import training_progress
 from bedplate.errors import UserError
 from bedplate.objectives.next_token import NextToken
 from bedplate.train.checkpoint import list_checkpoints, load_weights, newest_checkpoint
-from bedplate.train.spikes import FACTOR, WINDOW, Spikes
+from bedplate.train.spikes import FACTOR, PATIENCE, WINDOW, Spikes
 
 
 class Poisoned(torch.autograd.Function):
@@ -67,6 +68,24 @@ def test_spikes_stand_out_from_what_was_usual() -> None:
     assert not Spikes([{"loss": loss} for loss in losses[1:]]).judge(9.0)  # too few to compare with
     logged = [{"loss": loss} for loss in losses] + [{"loss": 9.0, "spike": 9.0}]
     assert Spikes(logged).judge(9.0)["spike"] > FACTOR
+
+
+def test_a_new_level_is_no_spike_for_ever() -> None:
+    logged = [{"loss": 3.0 + 0.01 * (n % 5)} for n in range(WINDOW)]
+    spikes = Spikes(logged)
+    for _ in range(PATIENCE + 5):
+        logged.append({"loss": 9.0} | spikes.judge(9.0))
+    assert ["spike" in line for line in logged[WINDOW:]] == [True] * PATIENCE + [False] * 5
+    again = Spikes(logged)  # as a resumed run sees it
+    assert [again.judge(9.0), again.judge(9.0)] == [spikes.judge(9.0), spikes.judge(9.0)] == [{}, {}]
+
+
+def test_a_spike_is_told_with_its_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    with training_progress(100) as watch:
+        watch({"step": 7, "loss": 3.0, "items_per_second": 1.0})
+        watch({"step": 55, "loss": 9.0, "items_per_second": 1.0, "spike": 120.0})
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == "step 55: loss 9.000 stands out by 120 deviations; its batch: show-batch RECIPE --step 54"
 
 
 @dataclass(frozen=True)

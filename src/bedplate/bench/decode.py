@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ PROMPT = 32
 Generate = Callable[[], list[int]]
 
 
-def run(*, size: str = "gpt2", new_tokens: int = 128, repeats: int = 5) -> list[Row]:
+def run(*, size: str = "gpt2", new_tokens: int = 128, repeats: int = 5) -> list[dict[str, Any]]:
     """Tokens per second and memory of float32 greedy decoding; also checks that both sides give the same tokens."""
     with TemporaryDirectory() as folder:
         torch.manual_seed(0)
@@ -35,10 +36,11 @@ def run(*, size: str = "gpt2", new_tokens: int = 128, repeats: int = 5) -> list[
     seconds = take_turns(ours, peer, repeats=repeats)
     name = f"decode {size} fp32 batch 1, {PROMPT} + {new_tokens} tokens"
     speed = [new_tokens / s for s in seconds]
-    return [
+    rows = [
         Row(name=name, ours=speed[0], peer=speed[1], unit="tokens/s", higher_is_better=True),
         Row(name=f"{name}, peak memory", ours=memory[0], peer=memory[1], unit="GB", higher_is_better=False),
     ]
+    return [row.line() for row in rows]
 
 
 def _sharpen(model: nn.Module) -> None:

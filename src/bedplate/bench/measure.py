@@ -6,13 +6,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from bedplate.train.memory import memory_peak
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,26 +23,39 @@ class Row:
 
     name: str
     ours: float
-    peer: float
+    peer: float | None  # None: there is nothing to compare with
     unit: str
     higher_is_better: bool
 
     @property
-    def ratio(self) -> float:
+    def ratio(self) -> float | None:
         """How many times better ours is."""
+        if self.peer is None:
+            return None
         return self.ours / self.peer if self.higher_is_better else self.peer / self.ours
+
+    def line(self) -> dict[str, Any]:
+        """The row as it is printed and written."""
+        return {"name": self.name, "ours": self.ours, "peer": self.peer, "unit": self.unit, "ratio": self.ratio}
 
 
 def take_turns(ours: Callable[[], object], peer: Callable[[], object], *, repeats: int) -> tuple[float, float]:
     """Median seconds of each side over `repeats` alternating calls, after one call each that does not count."""
     ours(), peer()
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats):
-        for times, side in zip(seconds, (ours, peer), strict=True):
-            started = time.perf_counter()
-            side()
-            times.append(time.perf_counter() - started)
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
+    turns = [(_seconds(ours), _seconds(peer)) for _ in range(repeats)]
+    return statistics.median(turn[0] for turn in turns), statistics.median(turn[1] for turn in turns)
+
+
+def seconds_of(side: Callable[[], object], *, repeats: int) -> float:
+    """Median seconds of `repeats` calls, after one that does not count."""
+    side()
+    return statistics.median(_seconds(side) for _ in range(repeats))
+
+
+def _seconds(side: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    side()
+    return time.perf_counter() - started
 
 
 def peak_memory(module: str, *arguments: str) -> float:
@@ -54,12 +69,7 @@ def peak_memory(module: str, *arguments: str) -> float:
 
 def print_own_peak() -> None:
     """What the process measured by `peak_memory` prints last."""
-    if torch.cuda.is_available():
-        print(torch.cuda.max_memory_allocated() / 1e9)
-    else:
-        # Not getrusage, whose maximum survives exec and so would be the parent's; Linux only.
-        lines = Path("/proc/self/status").read_text().splitlines()
-        print(int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1e6)
+    print(memory_peak())
 
 
 def conditions() -> dict[str, Any]:
@@ -75,10 +85,9 @@ def conditions() -> dict[str, Any]:
     return {"device": device, "threads": torch.get_num_threads(), "load": round(load, 2), "versions": packages}
 
 
-def table(rows: list[Row]) -> dict[str, Any]:
+def table(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Rows and conditions as written with --json."""
-    lines = [{key: value for key, value in asdict(row).items() if key != "higher_is_better"} for row in rows]
-    return {"rows": [line | {"ratio": row.ratio} for line, row in zip(lines, rows, strict=True)], **conditions()}
+    return {"rows": list(rows), **conditions()}
 
 
 def _processor() -> str:

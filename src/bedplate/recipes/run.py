@@ -1,6 +1,7 @@
 """From a recipe to a run: its tokenizer, data and model are made, trained in a run folder, and opened again."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -23,8 +24,10 @@ from bedplate.recipes.recipe import Recipe, Text, find_recipe, settings_of
 from bedplate.train import ranks
 from bedplate.train.checkpoint import load_weights, newest_checkpoint
 from bedplate.train.loop import Outcome, Settings, train
-from bedplate.train.report import HELD_OUT, RESULT
-from bedplate.train.run import check_no_run, new_run, read_run
+from bedplate.train.memory import forget_peak, memory_now, memory_peak
+from bedplate.train.report import HELD_OUT, RESULT, USAGE
+from bedplate.train.run import check_no_run, held, new_run, read_run
+from bedplate.train.track import check_trackers, tracked
 
 RESUMABLE = ("micro_batch_size", "checkpoint_every", "evaluate_every")
 PROBE_TOKENS = 16_384  # held-out tokens measured while training; the whole held-out text is measured at the end
@@ -109,17 +112,26 @@ def _part(recipe: Recipe, share: Share, corpus: Corpus, tokenizer: ByteBPE) -> P
     return Part(share=share, receipt=corpus.receipt(), windows=windows, held_out=held_out)
 
 
-def start(recipe: Recipe, folder: Path, *, watch: Callable[[dict[str, Any]], None], **execution: Any) -> Outcome:
+def start(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    watch: Callable[[dict[str, Any]], None],
+    track: Sequence[str] = (),
+    **execution: Any,
+) -> Outcome:
     """Train a recipe in a new run folder.
 
-    `execution`: what of `train.loop.Settings` changes nothing that is learned (parallel, keep) or only by choice
-    (skip_spikes). With several ranks, the first reads and tokenizes the text, and the others open what it left.
+    `track`: where it is to be watched besides TensorBoard, such as ("wandb",). `execution`: what of
+    `train.loop.Settings` changes nothing that is learned (parallel, keep) or only by choice (skip_spikes). With
+    several ranks, the first reads and tokenizes the text, and the others open what it left.
     """
+    check_trackers(track)
     recipe = replace(recipe, data=_absolute(recipe.data))
     prepared = ranks.leader_first(lambda: _begin(recipe, folder))
     if prepared is None:
         prepared = prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
-    return _train(recipe, prepared, folder, watch=watch, resume=False, **execution)
+    return _train(recipe, prepared, folder, watch=watch, track=track, resume=False, **execution)
 
 
 def _begin(recipe: Recipe, folder: Path) -> Prepared:
@@ -135,12 +147,14 @@ def resume(
     *,
     watch: Callable[[dict[str, Any]], None],
     settings: Mapping[str, Any] | None = None,
+    track: Sequence[str] = (),
     **execution: Any,
 ) -> Outcome:
     """Go on with a run from its newest good checkpoint, or from its start when it has none yet.
 
     Of its settings only those that change nothing that is learned may be others (`RESUMABLE`).
     """
+    check_trackers(track)
     record = read_run(folder)
     if changed := sorted(set(settings or {}) - set(RESUMABLE)):
         fix = f"leave it out (only {', '.join(RESUMABLE)} may change), or start a new run with --from {folder}"
@@ -151,7 +165,7 @@ def resume(
         cause = f"the text {recipe.data.corpus!r} has changed since {folder} began"
         raise UserError(cause, fix="restore the text (or the Python version of a built-in one), or start a new run")
     begun = any((folder / "checkpoints").glob("step-*"))
-    return _train(recipe, prepared, folder, watch=watch, resume=begun, **execution)
+    return _train(recipe, prepared, folder, watch=watch, track=track, resume=begun, **execution)
 
 
 def load_run(folder: Path) -> tuple[nn.Module, ByteBPE]:
@@ -170,9 +184,12 @@ def _train(
     folder: Path,
     *,
     watch: Callable[[dict[str, Any]], None],
+    track: Sequence[str],
     resume: bool,
     **execution: Any,
 ) -> Outcome:
+    before = memory_now()
+    forget_peak()
     torch.manual_seed(recipe.seed)
     model = build(recipe.model).to(ranks.device())
     settings = Settings(
@@ -192,26 +209,39 @@ def _train(
     def evaluate(model: nn.Module) -> dict[str, float]:
         return {HELD_OUT: likelihood(model, prepared.probe_windows()).bits_per_byte}
 
-    with Prefetched(prepared.source) as source:
+    with ExitStack() as stack:
+        ranks.leader_first(lambda: stack.enter_context(held(folder)))
+        if ranks.rank() == 0:
+            watch = stack.enter_context(tracked(folder, track, settings_of(recipe), watch=watch))
+        source = stack.enter_context(Prefetched(prepared.source))
         outcome = train(
             model, source, recipe.objective,
             settings=settings, folder=folder, evaluate=evaluate, watch=watch, resume=resume,
         )  # fmt: skip
-    if not outcome.interrupted and ranks.rank() == 0:
-        trained, _ = load_run(folder)
-        write_json(folder / RESULT, {"step": outcome.step} | _result(trained.to(ranks.device()), prepared))
+        if not outcome.interrupted and ranks.rank() == 0:
+            used = {"memory_before": before, "memory_peak": memory_peak(), "execution": _spread(settings)}
+            write_json(folder / USAGE, used)
+            _measure_whole(folder, prepared, outcome.step)
     ranks.barrier()
     return outcome
 
 
-def _result(model: nn.Module, prepared: Prepared) -> dict[str, Any]:
-    """All held-out text, measured; of a mixture also that of each part."""
+def _measure_whole(folder: Path, prepared: Prepared, step: int) -> None:
+    """Measure all held-out text at the end, of a mixture also that of each part, and write the result."""
+    trained, _ = load_run(folder)
+    model = trained.to(ranks.device())
     measured = {str(part.share): likelihood(model, part.held_out_windows()) for part in prepared.parts}
     whole = Likelihood.total(measured.values())
     result = {"bits_per_byte": whole.bits_per_byte, "perplexity_per_token": whole.perplexity_per_token}
     result |= {"tokens": whole.tokens, "bytes": whole.bytes}
     by_part = {"parts": {name: {"bits_per_byte": part.bits_per_byte} for name, part in measured.items()}}
-    return result | (by_part if len(measured) > 1 else {})
+    write_json(folder / RESULT, {"step": step, **result} | (by_part if len(measured) > 1 else {}))
+
+
+def _spread(settings: Settings) -> dict[str, Any]:
+    """How the work was spread, as plans name it."""
+    parallel = settings.parallel
+    return {"gpus": ranks.world_size(), "strategy": parallel.strategy, "checkpointing": parallel.checkpointing}
 
 
 def _absolute(data: Text) -> Text:

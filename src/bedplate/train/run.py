@@ -1,21 +1,23 @@
-"""The run folder: what was asked (`run.json`), what happened (`metrics.jsonl`), where it stands (`checkpoints/`)."""
+"""The run folder: what was asked (`run.json`), what happened (`metrics.jsonl`), where it stands (`checkpoints/`).
+
+Nothing here needs torch until a run begins, so that runs can be listed and compared at once.
+"""
 
 import json
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-import torch
 
 import bedplate
 from bedplate.errors import UserError
 from bedplate.files import read_json_object, write_json, write_text
 
-RECORD, METRICS = "run.json", "metrics.jsonl"
+RECORD, METRICS, PROCESS = "run.json", "metrics.jsonl", "process.json"
 RECORD_KEYS = {"recipe": str, "settings": dict, "data": dict, "environment": dict}
 
 
@@ -55,6 +57,8 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Versions and machine, for the record."""
+    import torch
+
     return {
         "bedplate": bedplate.__version__,
         "torch": torch.__version__,
@@ -63,6 +67,50 @@ def environment() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "git": _git_state(),
     }
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a run while it is trained: no other process trains it, and `bedplate runs` can tell that one does.
+
+    The system releases the lock on `process.json` however the process ends; what went wrong is noted there where it can
+    be. Raises UserError when another process holds the run.
+    """
+    try:
+        descriptor = os.open(folder / PROCESS, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror})", fix="check its permissions") from error
+    try:
+        _lock(descriptor, folder)
+        about = {"pid": os.getpid(), "host": platform.node()}
+        _rewrite(descriptor, about)
+        try:
+            yield
+        except Exception as error:
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            _rewrite(descriptor, about | {"failed": reason.strip().splitlines()[0][:500]})
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process trains this run right now."""
+    import fcntl
+
+    try:
+        descriptor = os.open(folder / PROCESS, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def rewind_metrics(folder: Path, step: int) -> None:
@@ -87,6 +135,31 @@ def log_metrics(folder: Path, metrics: dict[str, Any]) -> None:
         os.write(descriptor, (json.dumps(metrics) + "\n").encode())
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    import fcntl  # not everywhere that a model can be used can it be trained
+
+    for patience in range(20):  # whoever lists runs holds the lock for an instant, too
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05 * (patience > 0))
+        except OSError:  # a file system without locks
+            return
+    try:
+        holder = json.loads(os.pread(descriptor, 10_000, 0))
+        who = f"process {holder['pid']} on {holder['host']}"
+    except (ValueError, KeyError, TypeError):
+        who = "another process"
+    raise UserError(f"{folder} is being trained by {who}", fix="wait for it to end, or stop it")
+
+
+def _rewrite(descriptor: int, about: dict[str, Any]) -> None:
+    """In place: a new file would not be the one that is locked."""
+    with suppress(OSError):  # a full disk; the lock holds without
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, (json.dumps(about) + "\n").encode(), 0)
 
 
 def _parsed(line: str, place: str) -> dict[str, Any]:

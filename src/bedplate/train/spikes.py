@@ -7,23 +7,35 @@ from typing import Any
 
 WINDOW = 50  # losses to compare with
 FACTOR = 6.0  # robust standard deviations above their median
+PATIENCE = 10  # spikes in a row are no spikes, but a new level
 
 
 class Spikes:
     """Judges each loss by the last `WINDOW` that were no spikes."""
 
     def __init__(self, history: Sequence[Mapping[str, Any]]) -> None:
-        usual = [line["loss"] for line in history if "spike" not in line and "loss" in line]
-        self._usual: deque[float] = deque(usual[-WINDOW:], maxlen=WINDOW)
+        self._usual: deque[float] = deque(maxlen=WINDOW)
+        self._in_a_row = 0
+        for line in history:
+            if "loss" in line:
+                self._remember(line["loss"], spike="spike" in line)
 
     def judge(self, loss: float) -> dict[str, float]:
         """`{"spike": deviations}` for a loss that stands out, to be logged with its step; else nothing."""
+        found: dict[str, float] = {}
         if len(self._usual) == WINDOW:
             median = statistics.median(self._usual)
             # 1.4826 makes the median of deviations the standard deviation of a normal distribution.
             spread = 1.4826 * statistics.median(abs(each - median) for each in self._usual)
             deviations = (loss - median) / max(spread, 1e-3 * abs(median), 1e-12)
             if deviations > FACTOR:
-                return {"spike": deviations}
-        self._usual.append(loss)
-        return {}
+                found = {"spike": deviations}
+        self._remember(loss, spike=bool(found))
+        return found
+
+    def _remember(self, loss: float, *, spike: bool) -> None:
+        self._in_a_row = self._in_a_row + 1 if spike else 0
+        if self._in_a_row == PATIENCE:
+            self._usual.clear()
+        elif not spike:
+            self._usual.append(loss)
