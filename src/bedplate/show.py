@@ -57,7 +57,7 @@ def describe_batch(recipe: Recipe, *, step: int, row: int) -> tuple[list[dict[st
     policy = (
         f"Documents end with <|endoftext|> (id {tokenizer.end_id}), which is learned and opens the next one. "
         f"There is no padding. A token sees {sees}. "
-        f"{len(batch['ids'])} windows of {prepared.source.length} tokens a step."
+        f"{len(batch['ids'])} windows of {batch['ids'].shape[1]} tokens a step."
     )
     return rows, policy
 

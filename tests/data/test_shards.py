@@ -1,6 +1,7 @@
 """Token shards: what was written comes back, damage is noticed, and processes do not trip over each other."""
 
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bedplate.data import shards as module
-from bedplate.data.shards import TokenShards, cached, write_shards
+from bedplate.data.shards import TokenShards, cached, write_ids, write_shards
 from bedplate.data.text import Document, open_corpus
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
+from bedplate.files import sha256_file
 
 DOCUMENTS = [Document(f"d{number}", f"document {number}: naïve\n" * number or "x") for number in range(100)]
 
@@ -38,8 +42,8 @@ def test_what_was_written_comes_back(written, tokenizer):
     assert again.read(0, again.num_tokens).tolist() == stream
     for start, stop in ((0, 0), (5, 6), (990, 1010), (999, 3001), (1000, 2000), (len(stream) - 3, len(stream))):
         assert again.read(start, stop).tolist() == stream[start:stop]
-    numbers = np.repeat(np.arange(len(expected)), [len(ids) for ids in expected])
-    assert again.document_of(np.arange(len(stream))).tolist() == numbers.tolist()
+    starts = np.cumsum([0, *(len(ids) for ids in expected[:-1])])
+    assert np.fromfile(again.folder / "documents.bin", "<i8").tolist() == starts.tolist()
     manifest = again.manifest
     assert (manifest["num_documents"], manifest["dtype"], manifest["corpus"]) == (100, "<u2", {"name": "test"})
     assert manifest["tokenizer_sha256"] == tokenizer.digest
@@ -171,3 +175,82 @@ def test_threads_at_once(text, tokenizer, tmp_path):
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: cached(corpus, tokenizer, tmp_path / "cache")[0].manifest, range(16)))
     assert len({json.dumps(manifest) for manifest in results}) == 1
+
+
+def settle(shards: TokenShards) -> None:
+    """Make the files as old as those of yesterday."""
+    for path in shards.folder.iterdir():
+        os.utime(path, (0, 0))
+
+
+def test_hashes_are_compared_once(written, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(module, "sha256_file", lambda path: hashed.append(path.name) or sha256_file(path))
+    monkeypatch.setattr(module, "SETTLED", 0)
+    files = sorted(written.manifest["files"])
+    settle(written)
+    written.check()
+    assert sorted(hashed) == files
+    hashed.clear()
+    TokenShards.open(written.folder).check()
+    assert hashed == []
+    (written.folder / "tokens-00001.bin").touch()
+    TokenShards.open(written.folder).check()
+    assert hashed == ["tokens-00001.bin"]
+
+
+def test_a_file_that_was_altered_after_it_was_compared(written, monkeypatch):
+    monkeypatch.setattr(module, "SETTLED", 0)
+    settle(written)
+    path = written.check().folder / "tokens-00001.bin"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:7] + bytes([whole[7] ^ 1]) + whole[8:])
+    os.utime(path, (0, 0))  # with the size and the time that it had; the time of its last change cannot be set
+    with pytest.raises(UserError, match="tokens-00001.bin was altered"):
+        TokenShards.open(written.folder).check()
+
+
+def test_a_file_as_young_as_its_check_is_compared_again(written):
+    written.check()
+    assert not (written.folder / "checked.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"tokens-00000.bin": 3}', "\x00"])
+def test_a_damaged_note_of_what_was_compared(written, content):
+    (written.folder / "checked.json").write_text(content)
+    path = written.check().folder / "tokens-00000.bin"
+    path.write_bytes(path.read_bytes()[:-2] + b"zz")
+    with pytest.raises(UserError, match="was altered"):
+        written.check()
+
+
+def test_a_file_that_is_cut_or_lost_while_training(written):
+    path = written.folder / "tokens-00001.bin"
+    assert len(written.read(1000, 2000)) == 1000
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(UserError, match=r"tokens-00001.bin ends too early; delete"):
+        written.read(1000, 2000)
+    assert len(written.read(0, 1000)) == 1000
+    path.unlink()
+    with pytest.raises(UserError, match=r"tokens-00001.bin cannot be read \(No such file"):
+        written.read(1000, 2000)
+
+
+@given(st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_windows_from_anywhere(written, data):
+    whole = written.read(0, written.num_tokens)
+    length = data.draw(st.integers(0, 2500))
+    starts = data.draw(st.lists(st.integers(0, written.num_tokens - length), max_size=9))
+    rows = written.read_windows(np.array(starts, np.int64), length=length)
+    assert rows.shape == (len(starts), length) and rows.dtype == np.int64
+    assert rows.tolist() == [whole[start : start + length].tolist() for start in starts]
+
+
+@pytest.mark.parametrize("stretch", [1, 7, 999, 10**6])
+def test_ids_in_stretches_of_any_length_make_the_same_shards(written, tokenizer, tmp_path, stretch):
+    ids = written.read(0, written.num_tokens)
+    stretches = [ids[start : start + stretch] for start in range(0, len(ids), stretch)]
+    again = write_ids([*stretches, ids[:0]], tokenizer, tmp_path / "again", shard_tokens=1000)
+    assert again.manifest["files"] == written.manifest["files"]
+    assert again.manifest["num_documents"] == len(DOCUMENTS)

@@ -49,7 +49,7 @@ def test_batches_do_not_depend_on_what_came_before(shards):
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
 def test_each_epoch_visits_each_window_once(shards, stream, batch_size):
     source = TokenWindows(shards, length=16, batch_size=batch_size, seed=0)
-    count = source.num_windows
+    count = source.num_items
     assert count == (len(stream) - 1) // 16
     steps = math.ceil(3 * count / batch_size)
     rows = torch.cat([source.batch(step)["ids"] for step in range(steps)])[: 3 * count].view(3, count, 16)
@@ -95,7 +95,7 @@ def test_isolated_documents(shards, stream, length):
 
 def test_too_short(shards):
     tokens = shards.num_tokens
-    assert TokenWindows(shards, length=tokens - 1, batch_size=1, seed=0).num_windows == 1
+    assert TokenWindows(shards, length=tokens - 1, batch_size=1, seed=0).num_items == 1
     with pytest.raises(UserError, match=f"holds {tokens} tokens, too few .* windows of at most {tokens - 1} tokens"):
         TokenWindows(shards, length=tokens, batch_size=1, seed=0)
 

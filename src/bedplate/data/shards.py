@@ -1,22 +1,26 @@
-"""Tokenized text on disk: memory-mapped shards with a manifest of sizes and hashes.
+"""Tokenized text on disk: shards with a manifest of sizes and hashes, of which only what is asked for is read.
 
 A folder holds `manifest.json`, `tokens-00000.bin` ... (uint16, or uint32 where the vocabulary needs it),
 `documents.bin` (int64: where each document starts) and `token_bytes.bin` (uint32: the bytes of text of each id, 0 for
-the end mark).
+the end mark); later also `checked.json`: which files were compared with their hashes, and how they looked then.
 """
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
+import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, Integer
 
 from bedplate.data.text import Corpus, Document
 from bedplate.data.tokenize.byte_bpe import ByteBPE, split_text
@@ -27,6 +31,8 @@ FORMAT = 1
 SHARD_TOKENS = 2**27
 GROUP = 64  # pieces of text encoded at a time
 MANIFEST, DOCUMENTS, TOKEN_BYTES = "manifest.json", "documents.bin", "token_bytes.bin"
+CHECKED = "checked.json"
+SETTLED = 2 * 10**9  # nanoseconds: a file changed twice within the grain of a file system's clock looks unchanged
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,29 @@ class TokenShards:
         return cls(folder, manifest)
 
     def check(self) -> "TokenShards":
-        """Compare every file with its hash in the manifest; raises UserError naming the first that differs."""
+        """Compare every file with its hash in the manifest; raises UserError naming the first that differs.
+
+        Files that are as they were when last compared (size and times) are not read again.
+        """
+        checked = self._checked()
         for name, entry in self.manifest["files"].items():
+            before, now = _state(self.folder / name, entry), time.time_ns()
+            if checked.get(name) == before:
+                continue
             if sha256_file(self.folder / name) != entry["sha256"]:
                 raise _damaged(self.folder / name, "was altered (its hash differs)")
+            if now - max(before[2:]) > SETTLED:
+                checked[name] = before
+        if checked != self._checked():
+            with suppress(OSError):  # in a folder that cannot be written to, every check reads every file
+                write_json(self.folder / CHECKED, checked)
         return self
+
+    def _checked(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self.folder / CHECKED).read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
 
     @property
     def num_tokens(self) -> int:
@@ -69,32 +93,31 @@ class TokenShards:
 
     def read(self, start: int, stop: int) -> Int64[np.ndarray, " length"]:
         """The ids from `start` up to `stop`, across shard borders."""
-        size: int = self.manifest["shard_tokens"]
-        parts: list[np.ndarray] = []
-        while start < stop:
-            shard, offset = divmod(start, size)
-            part = self._tokens[shard][offset : min(size, offset + stop - start)]
-            parts.append(part)
-            start += len(part)
-        return np.concatenate(parts, dtype=np.int64) if parts else np.empty(0, np.int64)
+        return self.read_windows(np.array([start]), length=stop - start)[0]
 
-    def document_of(self, positions: Int64[np.ndarray, "*shape"]) -> Int64[np.ndarray, "*shape"]:
-        """The number of the document that each position belongs to."""
-        return np.searchsorted(self._documents, positions, side="right") - 1
+    def read_windows(self, starts: Int64[np.ndarray, " batch"], *, length: int) -> Int64[np.ndarray, "batch length"]:
+        """`length` ids from each start, across shard borders. Raises UserError when a file cannot be read.
+
+        Files are read, not mapped, and open for one call: no part of the corpus counts as memory of this process, and
+        nothing is shared that threads or forked processes could disturb.
+        """
+        rows = np.empty((len(starts), length), self.manifest["dtype"])
+        size: int = self.manifest["shard_tokens"]
+        wanted: dict[int, list[tuple[int, np.ndarray]]] = defaultdict(list)
+        for row, start in zip(rows, starts.tolist(), strict=True):
+            while len(row):
+                shard, offset = divmod(start, size)
+                part, row = row[: size - offset], row[size - offset :]
+                wanted[shard].append((offset * rows.itemsize, part))
+                start += len(part)
+        for shard, parts in wanted.items():
+            _read_parts(self.folder / f"tokens-{shard:05d}.bin", parts)
+        return rows.astype(np.int64)
 
     @cached_property
     def token_bytes(self) -> np.ndarray:
         """Bytes of text for each id: uint32 [vocab]."""
         return np.fromfile(self.folder / TOKEN_BYTES, dtype="<u4")
-
-    @cached_property
-    def _tokens(self) -> list[np.ndarray]:
-        names = sorted(name for name in self.manifest["files"] if name.startswith("tokens-"))
-        return [np.memmap(self.folder / name, dtype=self.manifest["dtype"], mode="r") for name in names]
-
-    @cached_property
-    def _documents(self) -> np.ndarray:
-        return np.memmap(self.folder / DOCUMENTS, dtype="<i8", mode="r")
 
 
 def write_shards(
@@ -109,12 +132,24 @@ def write_shards(
 
     Where several processes write the same shards at once, the first to finish wins and all of them open the winner's.
     """
+    return write_ids(_encoded(documents, tokenizer), tokenizer, folder, receipt=receipt, shard_tokens=shard_tokens)
+
+
+def write_ids(
+    stretches: Iterable[Integer[np.ndarray, " _"]],
+    tokenizer: ByteBPE,
+    folder: Path | str,
+    *,
+    receipt: Mapping[str, Any] | None = None,
+    shard_tokens: int = SHARD_TOKENS,
+) -> TokenShards:
+    """The same from ids that are made already, in stretches of any length; each document ends with the end mark."""
     folder = Path(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
         try:
-            manifest = _write_files(documents, tokenizer, temporary, shard_tokens)
+            manifest = _write_files(stretches, tokenizer, temporary, shard_tokens)
             write_json(temporary / MANIFEST, manifest | {"corpus": dict(receipt or {})})
             temporary.chmod(0o755)
             _publish(temporary, folder)
@@ -143,20 +178,18 @@ def cached(corpus: Corpus, tokenizer: ByteBPE, folder: Path | str | None = None)
     return sides[0], sides[1]
 
 
-def _write_files(documents: Iterable[Document], tokenizer: ByteBPE, folder: Path, shard_tokens: int) -> dict[str, Any]:
+def _write_files(
+    stretches: Iterable[np.ndarray], tokenizer: ByteBPE, folder: Path, shard_tokens: int
+) -> dict[str, Any]:
     dtype = "<u2" if tokenizer.vocab_size <= 2**16 else "<u4"
-    borders = [0]  # the start of each document, and at last the end of all
-    num_tokens = 0
-    for group in _groups(documents):
-        ids: list[int] = []
-        for (_, is_last), piece_ids in zip(group, tokenizer.encode_batch([text for text, _ in group]), strict=True):
-            ids += piece_ids
-            if is_last:
-                ids.append(tokenizer.end_id)
-                borders.append(num_tokens + len(ids))
-        _append(np.asarray(ids, dtype), folder, num_tokens, shard_tokens)
-        num_tokens += len(ids)
-    np.asarray(borders[:-1], "<i8").tofile(folder / DOCUMENTS)
+    num_tokens, num_documents, last = 0, 0, tokenizer.end_id
+    with (folder / DOCUMENTS).open("wb") as documents:
+        for ids in stretches:
+            starts = np.flatnonzero(np.concatenate([[last], ids[:-1]]) == tokenizer.end_id)[: len(ids)] + num_tokens
+            starts.astype("<i8").tofile(documents)
+            _append(ids.astype(dtype), folder, num_tokens, shard_tokens)
+            num_tokens, num_documents = num_tokens + len(ids), num_documents + len(starts)
+            last = ids[-1] if len(ids) else last
     lengths = np.zeros(tokenizer.vocab_size, "<u4")
     for id in tokenizer.tokens:
         lengths[id] = 0 if id == tokenizer.end_id else len(tokenizer.token_bytes(id))
@@ -166,13 +199,23 @@ def _write_files(documents: Iterable[Document], tokenizer: ByteBPE, folder: Path
         "format": FORMAT,
         "dtype": dtype,
         "num_tokens": num_tokens,
-        "num_documents": len(borders) - 1,
+        "num_documents": num_documents,
         "shard_tokens": shard_tokens,
         "vocab_size": tokenizer.vocab_size,
         "end_id": tokenizer.end_id,
         "tokenizer_sha256": tokenizer.digest,
         "files": {path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in paths},
     }
+
+
+def _encoded(documents: Iterable[Document], tokenizer: ByteBPE) -> Iterator[np.ndarray]:
+    for group in _groups(documents):
+        ids: list[int] = []
+        for (_, is_last), piece_ids in zip(group, tokenizer.encode_batch([text for text, _ in group]), strict=True):
+            ids += piece_ids
+            if is_last:
+                ids.append(tokenizer.end_id)
+        yield np.asarray(ids, np.int64)
 
 
 def _groups(documents: Iterable[Document]) -> Iterator[list[tuple[str, bool]]]:
@@ -206,6 +249,25 @@ def _publish(temporary: Path, folder: Path) -> None:
             raise
         if TokenShards.open(folder).manifest["files"] != read_json(temporary / MANIFEST)["files"]:
             raise UserError(f"{folder} already holds something else", fix="delete it or name another folder") from None
+
+
+def _read_parts(path: Path, parts: list[tuple[int, np.ndarray]]) -> None:
+    """Fill arrays with what stands in a file from the given bytes on."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            for position, part in parts:
+                file.seek(position)
+                if file.readinto(part.data) != part.nbytes:
+                    raise _damaged(path, "ends too early")
+    except OSError as error:
+        fix = "check the disk, then go on with the run: bedplate train --resume RUN"
+        raise UserError(f"{path} cannot be read ({error.strerror})", fix=fix) from error
+
+
+def _state(path: Path, entry: Mapping[str, Any]) -> list[Any]:
+    """What tells without reading that a file is another one: its hash as it should be, its size and its times."""
+    found = path.stat()
+    return [entry["sha256"], found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
 def _damaged(path: Path, problem: str) -> UserError:

@@ -31,28 +31,31 @@ class TokenWindows:
     isolate: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_windows < 1:
+        if self.num_items < 1:
             tokens = self.shards.num_tokens
             cause = f"the training text holds {tokens} tokens, too few for a window of {self.length} and its next token"
             raise UserError(cause, fix=f"use more text, or windows of at most {max(tokens - 1, 0)} tokens")
 
     @property
-    def num_windows(self) -> int:
+    def num_items(self) -> int:
         """Windows in an epoch. The tokens after the last whole window are not used."""
         return (self.shards.num_tokens - 1) // self.length
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """ids and targets, int64 [batch length]; with `isolate` also documents, counted from 0 in each window."""
-        epochs, places = np.divmod(np.arange(step * self.batch_size, (step + 1) * self.batch_size), self.num_windows)
+        return self.items(np.arange(step * self.batch_size, (step + 1) * self.batch_size))
+
+    def items(self, numbers: Int64[np.ndarray, " batch"]) -> dict[str, Tensor]:
+        """The windows that come at these places of the endless order, as a batch."""
+        epochs, places = np.divmod(numbers, self.num_items)
         windows = np.empty_like(places)
         for epoch in np.unique(epochs):
-            order = Permutation(self.num_windows, seed=self.seed, epoch=int(epoch))
+            order = Permutation(self.num_items, seed=self.seed, epoch=int(epoch))
             windows[epochs == epoch] = order[places[epochs == epoch]]
-        starts = windows * self.length
-        tokens = np.stack([self.shards.read(start, start + self.length + 1) for start in starts.tolist()])
+        tokens = self.shards.read_windows(windows * self.length, length=self.length + 1)
         batch = {"ids": tokens[:, :-1], "targets": tokens[:, 1:]}
         if self.isolate:
-            batch["documents"] = documents_of_windows(self.shards, starts, length=self.length)
+            batch["documents"] = documents_of_windows(batch["ids"], end_id=self.shards.end_id)
         return _tensors(batch)
 
 
@@ -73,21 +76,17 @@ def sequential_windows(
         tokens = np.concatenate([before, shards.read(first, last), filling])
         batch = {"ids": tokens[:-1].reshape(rows, length), "targets": tokens[1:].reshape(rows, length)}
         if isolate:
-            starts = np.arange(rows) * length + first - 1
-            batch["documents"] = documents_of_windows(shards, starts, length=length)
+            batch["documents"] = documents_of_windows(batch["ids"], end_id=shards.end_id)
         batch["targets"] = np.where(batch["targets"] == shards.end_id, IGNORE, batch["targets"])
         counted = batch["targets"] != IGNORE
         spelled = np.where(counted, shards.token_bytes[batch["targets"] * counted], 0)
         yield _tensors(batch | {"bytes": spelled.sum(axis=1, dtype=np.int64)})
 
 
-def documents_of_windows(
-    shards: TokenShards, starts: Int64[np.ndarray, " batch"], *, length: int
-) -> Int64[np.ndarray, "batch length"]:
+def documents_of_windows(ids: Int64[np.ndarray, "batch length"], *, end_id: int) -> Int64[np.ndarray, "batch length"]:
     """Which document each token of each window belongs to, counted from 0; an end mark belongs to the one it opens."""
-    targets = starts[:, None] + np.arange(1, length + 1)
-    documents = shards.document_of(targets)
-    return documents - documents[:, :1]
+    opened = (ids == end_id).cumsum(axis=1)
+    return opened - opened[:, :1]
 
 
 def _tensors(batch: dict[str, np.ndarray]) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """How well a model predicts text, in a unit that can be compared across tokenizers: bits per byte."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,12 @@ class Likelihood:
     nats: float
     tokens: int
     bytes: int
+
+    @classmethod
+    def total(cls, parts: Collection["Likelihood"]) -> "Likelihood":
+        """That of several texts together."""
+        sums = {field.name: sum(getattr(part, field.name) for part in parts) for field in fields(cls)}
+        return cls(**sums)
 
     @property
     def bits_per_byte(self) -> float:

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
-from bedplate.data.text import Document
+from bedplate.data.text import Document, open_corpus
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.evaluate.language import continuation_logprobs
 from bedplate.experiments.experiment import Verdict
 from bedplate.models import build
 from bedplate.recipes.gpt2 import quickstart
-from bedplate.recipes.run import load_run, prepare, start
+from bedplate.recipes.run import load_run, start
 
 CLAIM = (
     "A language model trained on text alone performs tasks it was not trained for, by likelihood (sections 1 and 3)."
@@ -74,8 +74,7 @@ def run(scale: str, *, watch: Callable[[str], None] = print) -> Result:
     for seed in range(settings.seeds):
         watch(f"seed {seed}: training {settings.steps} steps")
         recipe = replace(quickstart(), steps=settings.steps, seed=seed, evaluate_every=10**9, checkpoint_every=10**9)
-        prepared = prepare(recipe)
-        questions = make_questions(prepared.corpus.held_out, number=settings.pairs)
+        questions = make_questions(open_corpus(recipe.data.corpus).held_out, number=settings.pairs)
         torch.manual_seed(seed)
         untrained = build(recipe.model).eval()
         with tempfile.TemporaryDirectory() as folder:

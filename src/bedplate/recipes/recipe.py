@@ -30,7 +30,7 @@ EXAMPLES = {int: ", such as 200", float: ", such as 1e-3"}
 class Text:
     """Which text, cut how. The vocabulary and the window come from the model: vocab_size and context_length."""
 
-    corpus: str = "pydocs"  # pydocs, stdlib, or a path: needs no download
+    corpus: str = "pydocs"  # pydocs, stdlib, a path, or a mixture such as pydocs:0.7,stdlib:0.3x2: needs no download
     tokenizer: str = ""  # folder of a published vocabulary; empty: trained on the corpus
     isolate: bool = True  # packed documents do not see each other: no text is learned as another's continuation
 

@@ -1,21 +1,23 @@
 """From a recipe to a run: its tokenizer, data and model are made, trained in a run folder, and opened again."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bedplate.data.mixture import Mixture, Share, joint_receipt, read_shares
+from bedplate.data.prefetch import Prefetched
 from bedplate.data.shards import TokenShards, cached
 from bedplate.data.source import TokenWindows, sequential_windows
 from bedplate.data.text import BUILT_IN, Corpus, open_corpus
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
-from bedplate.evaluate.language import likelihood
+from bedplate.evaluate.language import Likelihood, likelihood
 from bedplate.files import write_json
 from bedplate.models import build
 from bedplate.recipes.recipe import Recipe, Text, find_recipe, settings_of
@@ -32,31 +34,82 @@ PROBE_TOKENS = 16_384  # held-out tokens measured while training; the whole held
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """What a recipe stands for once its text is read."""
+class Part:
+    """One corpus of a run, tokenized: all of its text, or a part of a mixture. The text itself is not kept."""
 
-    corpus: Corpus
-    tokenizer: ByteBPE
-    source: TokenWindows
+    share: Share
+    receipt: Mapping[str, Any]
+    windows: TokenWindows
     held_out: TokenShards
 
     def held_out_windows(self) -> Iterator[dict[str, Tensor]]:
         """The held-out text, cut like the training text."""
-        windows = self.source
+        windows = self.windows
         return sequential_windows(self.held_out, length=windows.length, batch_size=8, isolate=windows.isolate)
+
+    def record(self) -> dict[str, Any]:
+        """What was learned from, by counts and hashes."""
+        return {
+            "corpus": self.receipt,
+            "train_tokens": self.windows.shards.num_tokens,
+            "held_out_tokens": self.held_out.num_tokens,
+            "shards": {name: entry["sha256"] for name, entry in self.windows.shards.manifest["files"].items()},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What a recipe stands for once its text is read."""
+
+    parts: tuple[Part, ...]
+    tokenizer: ByteBPE
+    source: TokenWindows | Mixture
+
+    def held_out_windows(self) -> Iterator[dict[str, Tensor]]:
+        """The held-out text of all parts, one after the other."""
+        return chain.from_iterable(part.held_out_windows() for part in self.parts)
+
+    def probe_windows(self) -> Iterator[dict[str, Tensor]]:
+        """A beginning of the held-out text of each part."""
+        batches = -(-PROBE_TOKENS // (8 * self.parts[0].windows.length * len(self.parts)))
+        return chain.from_iterable(islice(part.held_out_windows(), batches) for part in self.parts)
+
+    def record(self) -> dict[str, Any]:
+        """What the run learns from, for `run.json`; of a mixture also each part."""
+        records = [part.record() for part in self.parts]
+        tokenizer = {"tokenizer_sha256": self.tokenizer.digest}
+        if isinstance(self.source, TokenWindows):
+            return records[0] | tokenizer
+        shares = [part.share for part in self.parts]
+        whole = {"corpus": joint_receipt(shares, [record["corpus"] for record in records])} | tokenizer
+        whole |= {key: sum(record[key] for record in records) for key in ("train_tokens", "held_out_tokens")}
+        return whole | {"parts": [{"share": str(part.share)} | part.record() for part in self.parts]}
 
 
 def prepare(recipe: Recipe, *, tokenizer: ByteBPE | None = None) -> Prepared:
     """Read the text, train or read the tokenizer, and cut windows."""
-    corpus = open_corpus(recipe.data.corpus)
+    shares = read_shares(recipe.data.corpus)
+    corpora = [open_corpus(share.corpus) for share in shares]
     if tokenizer is None:
-        tokenizer = _tokenizer_for(recipe, corpus)
+        tokenizer = _tokenizer_for(recipe, corpora)
+    parts = tuple(_part(recipe, *pair, tokenizer) for pair in zip(shares, corpora, strict=True))
+    source: TokenWindows | Mixture = parts[0].windows
+    if len(parts) > 1 or shares[0].epochs:
+        source = Mixture(shares, tuple(part.windows for part in parts), batch_size=recipe.batch_size)
+        source.check_steps(recipe.steps)
+    return Prepared(parts=parts, tokenizer=tokenizer, source=source)
+
+
+def _part(recipe: Recipe, share: Share, corpus: Corpus, tokenizer: ByteBPE) -> Part:
     train_shards, held_out = cached(corpus, tokenizer)
-    length = recipe.model.context_length
-    source = TokenWindows(
-        train_shards, length=length, batch_size=recipe.batch_size, seed=recipe.seed, isolate=recipe.data.isolate
+    windows = TokenWindows(
+        train_shards,
+        length=recipe.model.context_length,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        isolate=recipe.data.isolate,
     )
-    return Prepared(corpus=corpus, tokenizer=tokenizer, source=source, held_out=held_out)
+    return Part(share=share, receipt=corpus.receipt(), windows=windows, held_out=held_out)
 
 
 def start(
@@ -84,15 +137,7 @@ def start(
 def _begin(recipe: Recipe, folder: Path) -> Prepared:
     check_no_run(folder)
     prepared = prepare(recipe)
-    shards = prepared.source.shards
-    data = {
-        "corpus": prepared.corpus.receipt(),
-        "tokenizer_sha256": prepared.tokenizer.digest,
-        "train_tokens": shards.num_tokens,
-        "held_out_tokens": prepared.held_out.num_tokens,
-        "shards": {name: entry["sha256"] for name, entry in shards.manifest["files"].items()},
-    }
-    with new_run(folder, {"recipe": recipe.name, "settings": settings_of(recipe), "data": data}):
+    with new_run(folder, {"recipe": recipe.name, "settings": settings_of(recipe), "data": prepared.record()}):
         prepared.tokenizer.save(folder / "tokenizer")
     return prepared
 
@@ -116,8 +161,7 @@ def resume(
         raise UserError(f"a resumed run keeps its {changed[0]}", fix=fix)
     recipe = find_recipe(record["recipe"], record["settings"] | dict(settings or {}))
     prepared = prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
-    before, now = record["data"]["corpus"]["sha256"], prepared.corpus.receipt()["sha256"]
-    if before != now:
+    if record["data"]["corpus"]["sha256"] != prepared.record()["corpus"]["sha256"]:
         cause = f"the text {recipe.data.corpus!r} has changed since {folder} began"
         raise UserError(cause, fix="restore the text (or the Python version of a built-in one), or start a new run")
     begun = any((folder / "checkpoints").glob("step-*"))
@@ -161,18 +205,17 @@ def _train(
         best=HELD_OUT,
         **execution,
     )
-    probe = -(-PROBE_TOKENS // (8 * prepared.source.length))
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        measured = likelihood(model, islice(prepared.held_out_windows(), probe))
-        return {HELD_OUT: measured.bits_per_byte}
+        return {HELD_OUT: likelihood(model, prepared.probe_windows()).bits_per_byte}
 
     with ExitStack() as stack:
         ranks.leader_first(lambda: stack.enter_context(held(folder)))
         if ranks.rank() == 0:
             watch = stack.enter_context(tracked(folder, track, settings_of(recipe), watch=watch))
+        source = stack.enter_context(Prefetched(prepared.source))
         outcome = train(
-            model, prepared.source, recipe.objective,
+            model, source, recipe.objective,
             settings=settings, folder=folder, evaluate=evaluate, watch=watch, resume=resume,
         )  # fmt: skip
         if not outcome.interrupted and ranks.rank() == 0:
@@ -184,11 +227,15 @@ def _train(
 
 
 def _measure_whole(folder: Path, prepared: Prepared, step: int) -> None:
-    """Measure the whole held-out text at the end, and write the result."""
+    """Measure all held-out text at the end, of a mixture also that of each part, and write the result."""
     trained, _ = load_run(folder)
-    whole = likelihood(trained.to(ranks.device()), prepared.held_out_windows())
+    model = trained.to(ranks.device())
+    measured = {str(part.share): likelihood(model, part.held_out_windows()) for part in prepared.parts}
+    whole = Likelihood.total(measured.values())
     result = {"bits_per_byte": whole.bits_per_byte, "perplexity_per_token": whole.perplexity_per_token}
-    write_json(folder / RESULT, {"step": step, **result, "tokens": whole.tokens, "bytes": whole.bytes})
+    result |= {"tokens": whole.tokens, "bytes": whole.bytes}
+    by_part = {"parts": {name: {"bits_per_byte": part.bits_per_byte} for name, part in measured.items()}}
+    write_json(folder / RESULT, {"step": step, **result} | (by_part if len(measured) > 1 else {}))
 
 
 def _spread(settings: Settings) -> dict[str, Any]:
@@ -203,13 +250,17 @@ def _absolute(data: Text) -> Text:
     def whole(name: str) -> str:
         return name if name in ("", *BUILT_IN) else str(Path(name).expanduser().resolve())
 
-    return replace(data, corpus=whole(data.corpus), tokenizer=whole(data.tokenizer))
+    shares = [replace(share, corpus=whole(share.corpus)) for share in read_shares(data.corpus)]
+    plain = len(shares) == 1 and shares[0] == Share(shares[0].corpus)
+    corpus = shares[0].corpus if plain else ",".join(map(str, shares))
+    return replace(data, corpus=corpus, tokenizer=whole(data.tokenizer))
 
 
-def _tokenizer_for(recipe: Recipe, corpus: Corpus) -> ByteBPE:
+def _tokenizer_for(recipe: Recipe, corpora: Iterable[Corpus]) -> ByteBPE:
     size = recipe.model.vocab_size
     if not recipe.data.tokenizer:
-        return ByteBPE.train((document.text for document in corpus.train), vocab_size=size)
+        texts = (document.text for corpus in corpora for document in corpus.train)
+        return ByteBPE.train(texts, vocab_size=size)
     tokenizer = ByteBPE.from_folder(recipe.data.tokenizer)
     if tokenizer.vocab_size > size:
         cause = f"the vocabulary in {recipe.data.tokenizer} has {tokenizer.vocab_size} tokens, the model {size}"
