@@ -13,6 +13,7 @@ import pytest
 
 TINY = ["model.dim=16", "model.num_layers=1", "model.num_heads=2", "model.vocab_size=300", "model.context_length=32"]
 FAST = [*TINY, "steps=6", "batch_size=4", "micro_batch_size=4", "evaluate_every=3", "checkpoint_every=2"]
+pytestmark = pytest.mark.xdist_group("cli")  # one worker makes what these tests share, once
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ SETTINGS = [
     "model.dim=16", "model.num_layers=2", "model.num_heads=2", "model.vocab_size=300", "model.context_length=32",
     "steps=60", "batch_size=4", "micro_batch_size=2", "evaluate_every=20", "checkpoint_every=5", "average=0.9",
 ]  # fmt: skip
+pytestmark = pytest.mark.xdist_group("jobs")  # one worker makes what these tests share, once
 
 
 @pytest.fixture(scope="module")

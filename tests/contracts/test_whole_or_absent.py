@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from bedplate.errors import UserError
-from bedplate.files import atomic_folder, read_json, read_json_object, remove_leftovers, sha256_file, write_json
+from bedplate.files import (
+    atomic_folder,
+    read_json,
+    read_json_object,
+    remove_folder,
+    remove_leftovers,
+    sha256_file,
+    write_json,
+)
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 WRITE = """
@@ -163,3 +172,23 @@ def test_json_that_is_missing_a_folder_or_no_object(tmp_path: Path) -> None:
 def test_a_hash_is_the_published_one(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_folder_is_removed_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut off while its files go one by one, it is nowhere that anyone looks; the next one cleans up."""
+    folder = tmp_path / "step-1"
+    folder.mkdir()
+    (folder / "weights").write_text("all of them")
+
+    def cut_off(path: Path, **options: object) -> None:
+        if path.exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            remove_folder(folder)
+    assert [path.name for path in tmp_path.iterdir()] == [".step-1.old.tmp"]
+    folder.mkdir()
+    remove_folder(folder)
+    assert list(tmp_path.iterdir()) == []

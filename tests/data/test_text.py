@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import sys
+import tracemalloc
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from bedplate.data import python_library
+from bedplate.data import python_library, text
 from bedplate.data.text import Document, open_corpus, split
 from bedplate.errors import UserError
 
@@ -64,22 +65,25 @@ def test_one_file_is_cut_on_a_line(tmp_path):
     path.write_bytes(b"\xef\xbb\xbf" + LINES.encode())
     corpus = open_corpus(path)
     assert (corpus.name, corpus.source) == ("lines.txt", str(path))
-    assert corpus.train[0].text + corpus.held_out[0].text == LINES
-    assert corpus.train[0].text.endswith("line 89\n")
+    (head,), (tail,) = corpus.train, corpus.held_out
+    assert head.text + tail.text == LINES
+    assert head.text.endswith("line 89\n")
     receipt = corpus.receipt()
     assert receipt["bytes"] == receipt["characters"] == len(LINES)
-    assert receipt["held_out_bytes"] == len(corpus.held_out[0].text)
+    assert receipt["held_out_bytes"] == len(tail.text)
 
 
 def test_line_ends_are_kept(tmp_path):
     (tmp_path / "a.md").write_bytes(b"one\r\ntwo\rthree\n" * 9)
     corpus = open_corpus(tmp_path / "a.md")
-    assert (corpus.train[0].text + corpus.held_out[0].text).encode() == b"one\r\ntwo\rthree\n" * 9
+    (head,), (tail,) = corpus.train, corpus.held_out
+    assert (head.text + tail.text).encode() == b"one\r\ntwo\rthree\n" * 9
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=9), st.text(min_size=1, max_size=30), min_size=1, max_size=40))
 def test_split_loses_nothing_and_goes_by_name(texts):
-    train, held_out = split(Document(name, text) for name, text in texts.items())
+    documents = [Document(name, text) for name, text in texts.items()]
+    train, held_out = split(lambda: documents)
     joined = dict.fromkeys(texts, "")
     for document in (*train, *held_out):
         assert document.text
@@ -186,3 +190,25 @@ def test_forbidden(tmp_path, monkeypatch, name):
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match=rf"{name} cannot be read \(Permission denied\)"):
         open_corpus(tmp_path / name)
+
+
+def test_a_large_corpus_is_read_a_file_at_a_time(tmp_path):
+    """Sixteen files of 7 MB: what is held is a few copies of one of them, however often they are read."""
+    for number in range(16):
+        (tmp_path / f"{number}.txt").write_text(f"{number} and so on, line after line\n" * 250_000)
+    tracemalloc.start()
+    corpus = open_corpus(tmp_path)
+    receipt = corpus.receipt()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert receipt["bytes"] > 110e6 and receipt["documents"] == 16
+    assert peak < 40e6
+    assert [document.name for document in corpus.train] == [document.name for document in corpus.train]
+
+
+def test_built_in_text_is_made_once(monkeypatch):
+    calls = []
+    monkeypatch.setitem(text.BUILT_IN, "pydocs", lambda skipped: calls.append(1) or [(str(n), "x") for n in range(99)])
+    corpus = open_corpus("pydocs")
+    assert len(list(corpus.train)) + len(list(corpus.held_out)) == corpus.receipt()["documents"] == 99
+    assert len(calls) == 1

@@ -18,6 +18,7 @@ from bedplate.train.run import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGGED = ("loss", "grad_norm", "lr", "ratio", "judge")
+pytestmark = pytest.mark.xdist_group("kinds")  # one worker makes what these tests share, once
 
 
 def launch(module: str, *words: object) -> None:

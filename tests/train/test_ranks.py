@@ -22,6 +22,7 @@ WAYS = {
     "tp": {"strategy": "tp"},
     "compile": {"strategy": "ddp", "compile": True},
 }
+pytestmark = pytest.mark.xdist_group("ranks")  # one worker makes what these tests share, once
 
 
 def weights_of(run: Path, *, averaged: bool = False) -> dict[str, torch.Tensor]:

@@ -1,8 +1,8 @@
 """Tokenized text on disk: shards with a manifest of sizes and hashes, of which only what is asked for is read.
 
-A folder holds `manifest.json`, `tokens-00000.bin` ... (uint16, or uint32 where the vocabulary needs it),
-`documents.bin` (int64: where each document starts) and `token_bytes.bin` (uint32: the bytes of text of each id, 0 for
-the end mark); later also `checked.json`: which files were compared with their hashes, and how they looked then.
+A folder holds `manifest.json`, `tokens-00000.bin` ... (uint16, or uint32 where the vocabulary needs it) and
+`token_bytes.bin` (uint32: the bytes of text of each id, 0 for the end mark); later also `checked.json`: which files
+were compared with their hashes, and how they looked then.
 """
 
 import hashlib
@@ -27,11 +27,10 @@ from bedplate.data.tokenize.byte_bpe import ByteBPE, split_text
 from bedplate.errors import UserError
 from bedplate.files import read_json, sha256_file, write_json
 
-FORMAT = 1
+FORMAT = 2
 SHARD_TOKENS = 2**27
 GROUP = 64  # pieces of text encoded at a time
-MANIFEST, DOCUMENTS, TOKEN_BYTES = "manifest.json", "documents.bin", "token_bytes.bin"
-CHECKED = "checked.json"
+MANIFEST, TOKEN_BYTES, CHECKED = "manifest.json", "token_bytes.bin", "checked.json"
 SETTLED = 2 * 10**9  # nanoseconds: a file changed twice within the grain of a file system's clock looks unchanged
 
 
@@ -182,14 +181,11 @@ def _write_files(
     stretches: Iterable[np.ndarray], tokenizer: ByteBPE, folder: Path, shard_tokens: int
 ) -> dict[str, Any]:
     dtype = "<u2" if tokenizer.vocab_size <= 2**16 else "<u4"
-    num_tokens, num_documents, last = 0, 0, tokenizer.end_id
-    with (folder / DOCUMENTS).open("wb") as documents:
-        for ids in stretches:
-            starts = np.flatnonzero(np.concatenate([[last], ids[:-1]]) == tokenizer.end_id)[: len(ids)] + num_tokens
-            starts.astype("<i8").tofile(documents)
-            _append(ids.astype(dtype), folder, num_tokens, shard_tokens)
-            num_tokens, num_documents = num_tokens + len(ids), num_documents + len(starts)
-            last = ids[-1] if len(ids) else last
+    num_tokens, num_documents = 0, 0
+    for ids in stretches:
+        _append(ids.astype(dtype), folder, num_tokens, shard_tokens)
+        num_tokens += len(ids)
+        num_documents += int((ids == tokenizer.end_id).sum())
     lengths = np.zeros(tokenizer.vocab_size, "<u4")
     for id in tokenizer.tokens:
         lengths[id] = 0 if id == tokenizer.end_id else len(tokenizer.token_bytes(id))

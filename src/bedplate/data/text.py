@@ -3,8 +3,9 @@
 import hashlib
 import platform
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,40 +25,63 @@ class Document:
     text: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class Side:
+    """The documents to learn from, or those to measure on, in order, as often as they are asked for.
+
+    Text from a user's files is read again each time, a file at a time, so that no corpus has to fit into memory.
+
+    Names decide, so that adding a document never moves another. Where they leave one side empty, as they do for a
+    single document, each document is `cut` at 90 % of its characters.
+    """
+
+    read: Callable[[], Iterable[Document]]
+    held_out: bool
+    cut: bool
+
+    def __iter__(self) -> Iterator[Document]:
+        for document in self.read():
+            if self.cut:
+                at = _border(document.text)
+                if text := document.text[at:] if self.held_out else document.text[:at]:
+                    yield Document(document.name, text)
+            elif _is_held_out(document.name) == self.held_out:
+                yield document
+
+
+@dataclass(frozen=True)
 class Corpus:
     """Documents to learn from and documents to measure on."""
 
     name: str
     source: str
-    train: tuple[Document, ...]
-    held_out: tuple[Document, ...]
+    train: Side
+    held_out: Side
     skipped: Mapping[str, int] = field(default_factory=dict)  # files and records left out, by reason
 
     def receipt(self) -> dict[str, Any]:
         """What this text is: counts over both sides, and one hash over every name and text in order."""
-        both = (*self.train, *self.held_out)
-        return {
-            "name": self.name,
-            "source": self.source,
-            "python": platform.python_version(),
-            "documents": len(both),
-            "characters": sum(len(document.text) for document in both),
-            "bytes": _bytes(both),
-            "held_out_documents": len(self.held_out),
-            "held_out_bytes": _bytes(self.held_out),
-            "sha256": self._digest(),
-            "skipped": dict(self.skipped),
-        }
+        return dict(self._receipt)
 
-    def _digest(self) -> str:
-        digest = hashlib.sha256()
+    @cached_property
+    def _receipt(self) -> dict[str, Any]:
+        counts, digest = Counter[str](), hashlib.sha256()
         for side, documents in (("train", self.train), ("held_out", self.held_out)):
             for document in documents:
                 text = document.text.encode()
                 digest.update(f"{side} {len(text)} {document.name}\n".encode())
                 digest.update(text)
-        return digest.hexdigest()
+                counts.update(documents=1, characters=len(document.text), bytes=len(text))
+                if side == "held_out":
+                    counts.update(held_out_documents=1, held_out_bytes=len(text))
+        return {
+            "name": self.name,
+            "source": self.source,
+            "python": platform.python_version(),
+            **counts,
+            "sha256": digest.hexdigest(),
+            "skipped": dict(self.skipped),
+        }
 
 
 def open_corpus(name_or_path: str | Path) -> Corpus:
@@ -71,33 +95,27 @@ def open_corpus(name_or_path: str | Path) -> Corpus:
     if not name.isprintable():
         raise UserError(f"the path {name!r} holds characters that cannot be printed", fix="rename it")
     if name in BUILT_IN:
-        source, pairs = f"{platform.python_implementation()} {platform.python_version()}", BUILT_IN[name](skipped)
+        source = f"{platform.python_implementation()} {platform.python_version()}"
+        documents = [Document(*pair) for pair in BUILT_IN[name](skipped)]  # small, and slow to make
+        train, held_out = split(lambda: documents)
     else:
         path = Path(name).expanduser()
-        name, source, pairs = path.resolve().name, str(path), read_path(path, skipped)
-    documents = [Document(*pair) for pair in pairs]
-    if not documents:
+        name, source = path.resolve().name, str(path)
+        first = (Document(*pair) for pair in read_path(path, skipped))
+        train, held_out = split(lambda: (Document(*pair) for pair in read_path(path, Counter())), first=first)
+    if not any(train) and not any(held_out):
         cause = f"{source} holds no readable documents (skipped: {skipped.total()})"
         raise UserError(cause, fix="give text in .txt .md .py .jsonl or .parquet files")
-    train, held_out = split(documents)
-    if not held_out or not train:
+    if not any(train) or not any(held_out):
         raise UserError(f"{source} holds too little text to split", fix="give at least a few lines")
     return Corpus(name=name, source=source, train=train, held_out=held_out, skipped=+skipped)
 
 
-def split(documents: Iterable[Document]) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
-    """Training and held-out documents: by name, so that adding a document never moves another.
-
-    Where names leave one side empty, as they do for a single document, each document is cut at 90 % of its characters.
-    """
-    documents = tuple(documents)
-    held_out = tuple(document for document in documents if _is_held_out(document.name))
-    if 0 < len(held_out) < len(documents):
-        return tuple(document for document in documents if not _is_held_out(document.name)), held_out
-    borders = [_border(document.text) for document in documents]
-    heads = (Document(document.name, document.text[:at]) for document, at in zip(documents, borders, strict=True))
-    tails = (Document(document.name, document.text[at:]) for document, at in zip(documents, borders, strict=True))
-    return tuple(head for head in heads if head.text), tuple(tail for tail in tails if tail.text)
+def split(read: Callable[[], Iterable[Document]], *, first: Iterable[Document] | None = None) -> tuple[Side, Side]:
+    """Training and held-out documents of what `read` gives each time; `first`: the same, for the first reading."""
+    sides = {_is_held_out(document.name) for document in (read() if first is None else first)}
+    cut = len(sides) < 2
+    return Side(read, held_out=False, cut=cut), Side(read, held_out=True, cut=cut)
 
 
 def _is_held_out(name: str) -> bool:
@@ -108,7 +126,3 @@ def _border(text: str) -> int:
     """Where to cut: 90 % of the characters, or the last line border in the tenth before that."""
     at = len(text) * 9 // 10
     return text.rfind("\n", len(text) * 8 // 10, at) + 1 or at
-
-
-def _bytes(documents: Iterable[Document]) -> int:
-    return sum(len(document.text.encode()) for document in documents)

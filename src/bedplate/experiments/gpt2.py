@@ -10,7 +10,7 @@ likelihood, and an untrained model (chance).
 import math
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def run(scale: str, *, watch: Callable[[str], None] = print) -> Result:
     )
 
 
-def make_questions(documents: Sequence[Document], *, number: int) -> list[Question]:
+def make_questions(documents: Iterable[Document], *, number: int) -> list[Question]:
     """Questions from held-out documents, the same for every seed; a wrong line comes from another document."""
     chooser = random.Random(0)
     places = []

@@ -5,10 +5,9 @@ each rank its own, and read by any other number of ranks.
 """
 
 import re
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from bedplate.errors import UserError
-from bedplate.files import atomic_folder, read_json_object, sha256_file, write_json
+from bedplate.files import atomic_folder, read_json_object, remove_folder, sha256_file, write_json
 from bedplate.train import ranks
 
 WEIGHTS, TRAINING, ABOUT, SHARDS = "weights.safetensors", "training.safetensors", "checkpoint.json", ".metadata"
@@ -86,7 +85,8 @@ def save_checkpoint(folder: Path, step: int, state: State, *, sharded: bool, kep
     if ranks.rank() == 0:
         for old in list_checkpoints(folder)[:-keep]:
             if step_of(old) not in kept:
-                shutil.rmtree(old, ignore_errors=True)
+                with suppress(OSError):  # what cannot be removed stays
+                    remove_folder(old)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

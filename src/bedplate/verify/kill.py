@@ -83,7 +83,7 @@ def verify_kills(kills: int, *, seed: int = 0, watch: Callable[[str], None] = la
                 process = _start(folder)
                 if _kill(process, folder, chance):
                     done += 1
-                    inside += any((folder / "checkpoints").glob(".*.tmp"))
+                    inside += _is_writing(folder)
                     watch(f"kill {done} of {kills}: {len(read_metrics(folder))} of {STEPS} steps logged")
                 elif process.returncode:
                     return _red(name, f"the process did not start again after kill {done}")
@@ -115,10 +115,15 @@ def _kill(process: "subprocess.Popen[bytes]", folder: Path, chance: random.Rando
     writing = chance.random() < 0.5
     while time.monotonic() < at and process.poll() is None:
         time.sleep(0.0005)
-    while writing and process.poll() is None and not any((folder / "checkpoints").glob(".*.tmp")):
+    while writing and process.poll() is None and not _is_writing(folder):
         pass
     process.send_signal(signal.SIGKILL)
     return process.wait() == -signal.SIGKILL
+
+
+def _is_writing(folder: Path) -> bool:
+    """Whether a checkpoint is half written; one that is being removed has the mark `old`."""
+    return any(not path.name.endswith(".old.tmp") for path in (folder / "checkpoints").glob(".*.tmp"))
 
 
 def _signs(folder: Path) -> set[str]:
