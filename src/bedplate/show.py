@@ -12,8 +12,8 @@ from bedplate.errors import UserError
 from bedplate.language_model import load
 from bedplate.models import build, published_sizes
 from bedplate.nn.fast.linear_cross_entropy import IGNORE
+from bedplate.recipes.prepare import prepare
 from bedplate.recipes.recipe import Recipe
-from bedplate.recipes.run import prepare
 
 
 def describe_model(target: str) -> dict[str, Any]:

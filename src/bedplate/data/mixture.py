@@ -7,6 +7,7 @@ others takes over: at most as many stretches as parts, computed once.
 
 import hashlib
 import os.path
+import platform
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -239,14 +240,14 @@ def _wrong(corpus: str, problem: str) -> UserError:
 def joint_receipt(shares: Sequence[Share], receipts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the texts of all parts are together: summed counts, and one hash over theirs."""
     sums = {
-        key: sum(receipt[key] for receipt in receipts)
+        key: sum(receipt.get(key, 0) for receipt in receipts)
         for key in ("documents", "characters", "bytes", "held_out_documents", "held_out_bytes")
     }
-    skipped = sum((Counter(receipt["skipped"]) for receipt in receipts), Counter[str]())
+    skipped = sum((Counter(receipt.get("skipped", {})) for receipt in receipts), Counter[str]())
     return {
         "name": ",".join(str(replace(share, corpus=r["name"])) for share, r in zip(shares, receipts, strict=True)),
         "source": ",".join(receipt["source"] for receipt in receipts),
-        "python": receipts[0]["python"],
+        "python": platform.python_version(),
         **sums,
         "sha256": hashlib.sha256(" ".join(receipt["sha256"] for receipt in receipts).encode()).hexdigest(),
         "skipped": dict(skipped),

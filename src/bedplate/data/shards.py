@@ -169,33 +169,38 @@ def cached(corpus: Corpus, tokenizer: ByteBPE, folder: Path | str | None = None)
     receipt = corpus.receipt()
     key = hashlib.sha256(f"{FORMAT} {receipt['sha256']} {tokenizer.digest}".encode()).hexdigest()[:16]
     home = Path(root).expanduser() / "tokens" / f"{corpus.name[:40]}-{key}"
-    sides = []
     for side, documents in (("train", corpus.train), ("held_out", corpus.held_out)):
         if not (home / side).exists():
             write_shards(documents, tokenizer, home / side, receipt=receipt)
-        sides.append(TokenShards.open(home / side).check())
-    return sides[0], sides[1]
+    return open_sides(home)
+
+
+def open_sides(folder: Path) -> tuple[TokenShards, TokenShards]:
+    """The shards of both sides of a corpus, in the folders `train` and `held_out`, compared with their hashes."""
+    return TokenShards.open(folder / "train").check(), TokenShards.open(folder / "held_out").check()
 
 
 def _write_files(
     stretches: Iterable[np.ndarray], tokenizer: ByteBPE, folder: Path, shard_tokens: int
 ) -> dict[str, Any]:
     dtype = "<u2" if tokenizer.vocab_size <= 2**16 else "<u4"
-    num_tokens, num_documents = 0, 0
-    for ids in stretches:
-        _append(ids.astype(dtype), folder, num_tokens, shard_tokens)
-        num_tokens += len(ids)
-        num_documents += int((ids == tokenizer.end_id).sum())
     lengths = np.zeros(tokenizer.vocab_size, "<u4")
     for id in tokenizer.tokens:
         lengths[id] = 0 if id == tokenizer.end_id else len(tokenizer.token_bytes(id))
     lengths.tofile(folder / TOKEN_BYTES)
+    num_tokens, num_documents, num_bytes = 0, 0, 0
+    for ids in stretches:
+        _append(ids.astype(dtype), folder, num_tokens, shard_tokens)
+        num_tokens += len(ids)
+        num_documents += int((ids == tokenizer.end_id).sum())
+        num_bytes += int(lengths[ids].sum(dtype=np.int64))
     paths = sorted(folder.iterdir())
     return {
         "format": FORMAT,
         "dtype": dtype,
         "num_tokens": num_tokens,
         "num_documents": num_documents,
+        "num_bytes": num_bytes,  # of text
         "shard_tokens": shard_tokens,
         "vocab_size": tokenizer.vocab_size,
         "end_id": tokenizer.end_id,

@@ -70,7 +70,7 @@ def list_recipes() -> dict[str, str]:
     """Every recipe as `module.function`, with the first line of its docstring."""
     found = {}
     for module in pkgutil.iter_modules(recipes.__path__):
-        if module.name not in ("recipe", "run"):
+        if module.name not in ("recipe", "prepare", "run"):
             functions = vars(importlib.import_module(f"bedplate.recipes.{module.name}"))
             for name, value in functions.items():
                 if callable(value) and getattr(value, "__annotations__", {}).get("return") is Recipe:

@@ -1,25 +1,23 @@
 """From a recipe to a run: its tokenizer, data and model are made, trained in a run folder, and opened again."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from itertools import chain, islice
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from bedplate.data.mixture import Mixture, Share, joint_receipt, read_shares
+from bedplate.data.mixture import Share, read_shares
 from bedplate.data.prefetch import Prefetched
-from bedplate.data.shards import TokenShards, cached
-from bedplate.data.source import TokenWindows, sequential_windows
-from bedplate.data.text import BUILT_IN, Corpus, open_corpus
+from bedplate.data.text import BUILT_IN
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
 from bedplate.evaluate.language import Likelihood, likelihood
 from bedplate.files import write_json
 from bedplate.models import build
+from bedplate.recipes.prepare import Prepared, prepare
 from bedplate.recipes.recipe import Recipe, Text, find_recipe, settings_of
 from bedplate.train import ranks
 from bedplate.train.checkpoint import load_weights, newest_checkpoint
@@ -30,86 +28,6 @@ from bedplate.train.run import check_no_run, held, new_run, read_run
 from bedplate.train.track import check_trackers, tracked
 
 RESUMABLE = ("micro_batch_size", "checkpoint_every", "evaluate_every")
-PROBE_TOKENS = 16_384  # held-out tokens measured while training; the whole held-out text is measured at the end
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One corpus of a run, tokenized: all of its text, or a part of a mixture. The text itself is not kept."""
-
-    share: Share
-    receipt: Mapping[str, Any]
-    windows: TokenWindows
-    held_out: TokenShards
-
-    def held_out_windows(self) -> Iterator[dict[str, Tensor]]:
-        """The held-out text, cut like the training text."""
-        windows = self.windows
-        return sequential_windows(self.held_out, length=windows.length, batch_size=8, isolate=windows.isolate)
-
-    def record(self) -> dict[str, Any]:
-        """What was learned from, by counts and hashes."""
-        return {
-            "corpus": self.receipt,
-            "train_tokens": self.windows.shards.num_tokens,
-            "held_out_tokens": self.held_out.num_tokens,
-            "shards": {name: entry["sha256"] for name, entry in self.windows.shards.manifest["files"].items()},
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """What a recipe stands for once its text is read."""
-
-    parts: tuple[Part, ...]
-    tokenizer: ByteBPE
-    source: TokenWindows | Mixture
-
-    def held_out_windows(self) -> Iterator[dict[str, Tensor]]:
-        """The held-out text of all parts, one after the other."""
-        return chain.from_iterable(part.held_out_windows() for part in self.parts)
-
-    def probe_windows(self) -> Iterator[dict[str, Tensor]]:
-        """A beginning of the held-out text of each part."""
-        batches = -(-PROBE_TOKENS // (8 * self.parts[0].windows.length * len(self.parts)))
-        return chain.from_iterable(islice(part.held_out_windows(), batches) for part in self.parts)
-
-    def record(self) -> dict[str, Any]:
-        """What the run learns from, for `run.json`; of a mixture also each part."""
-        records = [part.record() for part in self.parts]
-        tokenizer = {"tokenizer_sha256": self.tokenizer.digest}
-        if isinstance(self.source, TokenWindows):
-            return records[0] | tokenizer
-        shares = [part.share for part in self.parts]
-        whole = {"corpus": joint_receipt(shares, [record["corpus"] for record in records])} | tokenizer
-        whole |= {key: sum(record[key] for record in records) for key in ("train_tokens", "held_out_tokens")}
-        return whole | {"parts": [{"share": str(part.share)} | part.record() for part in self.parts]}
-
-
-def prepare(recipe: Recipe, *, tokenizer: ByteBPE | None = None) -> Prepared:
-    """Read the text, train or read the tokenizer, and cut windows."""
-    shares = read_shares(recipe.data.corpus)
-    corpora = [open_corpus(share.corpus) for share in shares]
-    if tokenizer is None:
-        tokenizer = _tokenizer_for(recipe, corpora)
-    parts = tuple(_part(recipe, *pair, tokenizer) for pair in zip(shares, corpora, strict=True))
-    source: TokenWindows | Mixture = parts[0].windows
-    if len(parts) > 1 or shares[0].epochs:
-        source = Mixture(shares, tuple(part.windows for part in parts), batch_size=recipe.batch_size)
-        source.check_steps(recipe.steps)
-    return Prepared(parts=parts, tokenizer=tokenizer, source=source)
-
-
-def _part(recipe: Recipe, share: Share, corpus: Corpus, tokenizer: ByteBPE) -> Part:
-    train_shards, held_out = cached(corpus, tokenizer)
-    windows = TokenWindows(
-        train_shards,
-        length=recipe.model.context_length,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        isolate=recipe.data.isolate,
-    )
-    return Part(share=share, receipt=corpus.receipt(), windows=windows, held_out=held_out)
 
 
 def start(
@@ -254,15 +172,3 @@ def _absolute(data: Text) -> Text:
     plain = len(shares) == 1 and shares[0] == Share(shares[0].corpus)
     corpus = shares[0].corpus if plain else ",".join(map(str, shares))
     return replace(data, corpus=corpus, tokenizer=whole(data.tokenizer))
-
-
-def _tokenizer_for(recipe: Recipe, corpora: Iterable[Corpus]) -> ByteBPE:
-    size = recipe.model.vocab_size
-    if not recipe.data.tokenizer:
-        texts = (document.text for corpus in corpora for document in corpus.train)
-        return ByteBPE.train(texts, vocab_size=size)
-    tokenizer = ByteBPE.from_folder(recipe.data.tokenizer)
-    if tokenizer.vocab_size > size:
-        cause = f"the vocabulary in {recipe.data.tokenizer} has {tokenizer.vocab_size} tokens, the model {size}"
-        raise UserError(cause, fix=f"set model.vocab_size={tokenizer.vocab_size}")
-    return tokenizer
