@@ -57,7 +57,10 @@ def test_a_run_on_shards_is_the_run_on_their_text(from_text: Path, shards: Path,
     start(recipe(shards, **vocabulary), tmp_path / "run", watch=quiet)
     losses = [[line["loss"] for line in read_metrics(folder)] for folder in (from_text, tmp_path / "run")]
     assert losses[0] == losses[1]
-    assert read_run(tmp_path / "run")["data"] == read_run(from_text)["data"]
+    mine, theirs = (read_run(folder)["data"] for folder in (tmp_path / "run", from_text))
+    for data in (mine, theirs):
+        del data["corpus"]["source"]  # whoever wrote the cache may have read a copy of the text
+    assert mine == theirs
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000006")
     resume(tmp_path / "run", watch=quiet)
     assert [line["loss"] for line in read_metrics(tmp_path / "run")] == losses[0]

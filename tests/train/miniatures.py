@@ -1,7 +1,7 @@
 """Four kinds of learning in miniature, which the contract of source and objective must carry without a branch.
 
 Each is a (model, source, objective); all are float64 and tiny. `python -m torch.distributed.run ... miniatures.py
-KIND FOLDER ...` trains one; the tests compare logs and checkpoints.
+JOBS` trains some of them; the tests compare logs and checkpoints.
 """
 
 import copy
@@ -209,8 +209,8 @@ def run(kind: str, folder: Path, *, resume: bool = False, killed_after: int = 0,
 
 
 if __name__ == "__main__":
-    kinds, folder, changes = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-    parallel = Parallel(**changes.pop("parallel", {}))
     with ranks.joined():
-        for kind in kinds.split(","):
-            run(kind, folder / kind, parallel=parallel, **changes)
+        for job in json.loads(sys.argv[1]):
+            kinds, folder, parallel = job.pop("kinds"), Path(job.pop("folder")), Parallel(**job.pop("parallel", {}))
+            for kind in kinds:
+                run(kind, folder / kind, parallel=parallel, **job)

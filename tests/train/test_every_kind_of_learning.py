@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,9 @@ def launch(module: str, *words: object) -> None:
     assert result.returncode == 0, result.stderr[-3000:]
 
 
-def two_ranks(folder: Path, *, kinds: Sequence[str] = miniatures.KINDS, **changes: Any) -> None:
-    launch("tests.train.miniatures", ",".join(kinds), folder, json.dumps(changes))
+def two_ranks(*jobs: dict[str, Any]) -> None:
+    """Train miniatures one after the other: each job has `kinds`, a `folder`, and what else `miniatures.run` takes."""
+    launch("tests.train.miniatures", json.dumps(jobs))
 
 
 def end_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -60,7 +60,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shared")
-    two_ranks(folder)
+    two_ranks({"folder": str(folder), "kinds": miniatures.KINDS})
     return folder
 
 

@@ -48,14 +48,27 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=WAYS)
-def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shared")
-    two_ranks(folder, kinds=["gpt2"], parallel=WAYS[request.param], micro_batch_size=3)
+@pytest.fixture(scope="module")
+def jobs(straight: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All that two ranks do in these tests, in one job of two processes: starting them takes the most time."""
+    folder = tmp_path_factory.mktemp("jobs")
+    new = [{"folder": str(folder / way), "parallel": parallel, "micro_batch_size": 3} for way, parallel in WAYS.items()]
+    for way in ("fsdp", "tp"):
+        back_to_six(straight, folder / "resumed" / way / "gpt2")
+    resumed = [
+        {"folder": str(folder / "resumed" / way), "parallel": WAYS[way], "resume": True} for way in ("fsdp", "tp")
+    ]
+    two_ranks(*({"kinds": ["gpt2"]} | job for job in [*new, *resumed]))
+    return folder
+
+
+@pytest.fixture(params=WAYS)
+def shared(request: pytest.FixtureRequest, jobs: Path) -> Path:
+    run = jobs / request.param / "gpt2"
     sharded = WAYS[request.param]["strategy"] != "ddp"
-    newest = newest_checkpoint(folder / "gpt2")
+    newest = newest_checkpoint(run)
     assert ((newest / SHARDS).exists(), (newest / WEIGHTS).exists()) == (sharded, not sharded)
-    return folder / "gpt2"
+    return run
 
 
 def test_two_ranks_learn_what_one_learns(shared: Path, straight: Path) -> None:
@@ -69,10 +82,8 @@ def test_one_rank_goes_on_where_two_stopped(shared: Path, straight: Path, tmp_pa
 
 
 @pytest.mark.parametrize("way", ["fsdp", "tp"])
-def test_two_ranks_go_on_where_one_stopped(way: str, straight: Path, tmp_path: Path) -> None:
-    back_to_six(straight, tmp_path / "gpt2")
-    two_ranks(tmp_path, kinds=["gpt2"], parallel=WAYS[way], resume=True)
-    assert_same_run(tmp_path / "gpt2", straight)
+def test_two_ranks_go_on_where_one_stopped(way: str, straight: Path, jobs: Path) -> None:
+    assert_same_run(jobs / "resumed" / way / "gpt2", straight)
 
 
 def back_to_six(run: Path, copy: Path) -> None:
