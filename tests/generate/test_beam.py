@@ -8,8 +8,10 @@ import torch
 from tests.generate.tiny import random_model, tokenizer
 from transformers import GPT2LMHeadModel
 
+from bedplate.cli import main
 from bedplate.errors import UserError
 from bedplate.generate.beam import Beams, beam_search, search_text
+from bedplate.language_model import load
 from bedplate.models import save_pretrained
 
 PROMPTS = [[5, 9, 200], [7], [1, 2, 3, 4, 5, 6, 7, 8]]
@@ -89,6 +91,18 @@ def test_texts_in_texts_out() -> None:
     (result,) = search_text(model, tokenizer(), [near_the_end], max_new_tokens=40, beams=Beams(width=2))
     assert len(result.ids) <= room and result.finish_reason in ("context", "end")
     assert beam_search(model, [], max_new_tokens=3, beams=Beams(), end_ids=[]) == []
+
+
+def test_a_loaded_model_searches(capsys: pytest.CaptureFixture[str]) -> None:
+    language_model = load("gpt2-tiny")
+    result = language_model.search("The open function", max_new_tokens=12, width=3)
+    greedy = language_model.generate("The open function", max_new_tokens=12, temperature=0)
+    assert sum(result.logprobs) >= sum(greedy.logprobs)
+    assert [each.text for each in language_model.search(["The open function"], max_new_tokens=12, width=3)] == [
+        result.text
+    ]
+    assert main(["generate", "The open function", "--beams", "3", "--max-new-tokens", "12"]) == 0
+    assert capsys.readouterr().out == f"The open function{result.text}\n"
 
 
 def test_mistakes_are_named() -> None:

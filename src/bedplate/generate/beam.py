@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bedplate.errors import UserError
 from bedplate.generate.engine import Generation, evaluating, prefill, prompt_ids
@@ -38,7 +38,7 @@ class Hypothesis:
 
 
 def search_text(
-    model: nn.Module,
+    model: Any,
     tokenizer: Any,
     prompts: Sequence[str],
     *,

@@ -268,6 +268,7 @@ def _writers(
 
 
 def prompt_ids(model: Any, tokenizer: Any, prompt: str, *, keep: int, truncate: bool) -> list[int]:
+    """The ids of a prompt, an end mark for an empty one; raises UserError when it is too long and not to be cut."""
     ids = tokenizer.encode(prompt) or [tokenizer.end_id]
     context = model.config.context_length
     if max(ids) >= model.config.vocab_size:
