@@ -14,6 +14,7 @@ from torch import nn
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
 from bedplate.files import atomic_folder
+from bedplate.generate.beam import Beams, search_text
 from bedplate.generate.engine import Generation, generate, stream
 from bedplate.generate.sample import Sampling
 from bedplate.models import from_pretrained, published_sizes, save_pretrained
@@ -56,6 +57,22 @@ class LanguageModel:
         self._pack()
         several = [prompts] if isinstance(prompts, str) else list(prompts)
         results = generate(self.model, self.tokenizer, several, **_split(options))
+        return results[0] if isinstance(prompts, str) else results
+
+    @overload
+    def search(self, prompts: str, **options: Any) -> Generation: ...
+    @overload
+    def search(self, prompts: Sequence[str], **options: Any) -> list[Generation]: ...
+
+    def search(self, prompts: str | Sequence[str], **options: Any) -> Generation | list[Generation]:
+        """The likeliest continuation of one prompt or several that a beam search finds; nothing is drawn.
+
+        Options: max_new_tokens, truncate, width, length_penalty, early_stopping; see `generate.beam`.
+        """
+        self._pack()
+        several = [prompts] if isinstance(prompts, str) else list(prompts)
+        fields = {name: options.pop(name) for name in Beams.__dataclass_fields__ if name in options}
+        results = search_text(self.model, self.tokenizer, several, beams=Beams(**fields), **options)
         return results[0] if isinstance(prompts, str) else results
 
     def stream(self, prompt: str, **options: Any) -> Iterator[str]:

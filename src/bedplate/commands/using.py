@@ -2,9 +2,10 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from typing import Any
 
-from bedplate.commands.options import Command
+from bedplate.commands.options import Command, positive
 from bedplate.errors import UserError
 
 DEFAULT_MODEL = "gpt2-tiny"
@@ -18,7 +19,12 @@ def generate(options: argparse.Namespace) -> int:
     language_model = load(options.model)
     prompts = [sys.stdin.read() if prompt == "-" else prompt for prompt in options.prompts] or [PROMPT]
     for number, prompt in enumerate(prompts):
-        pieces = language_model.stream(prompt, seed=options.seed + number, **_sampling(options))
+        pieces: Iterable[str]
+        if options.beams:
+            searched = {name: getattr(options, name) for name in ("max_new_tokens", "truncate", "length_penalty")}
+            pieces = [language_model.search(prompt, width=options.beams, **searched).text]
+        else:
+            pieces = language_model.stream(prompt, seed=options.seed + number, **_sampling(options))
         print("\n" * (number > 0) + prompt, end="", flush=True)
         for piece in pieces:
             print(piece, end="", flush=True)
@@ -81,3 +87,9 @@ def register(command: Command) -> None:
         one.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
         one.add_argument("--truncate", action="store_true", help="drop the beginning of a prompt that is too long")
         one.add_argument("--seed", type=int, default=0, metavar="N", help=default)
+        if function is generate:
+            text = "search with N beams for the likeliest text; nothing is drawn"
+            one.add_argument("--beams", type=positive, metavar="N", help=text)
+            one.add_argument(
+                "--length-penalty", type=float, default=1.0, metavar="X", help="of beams: above 0 longer texts"
+            )

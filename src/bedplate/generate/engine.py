@@ -123,7 +123,7 @@ def sample_tokens(
     if not sequences:
         return
     with evaluating(model):
-        features, state = _prefill(model, prompts, max_new_tokens)
+        features, state = prefill(model, prompts, max_new_tokens)
         while sequences:
             tokens = _draw(model, features, sampling, sequences, vocab_size)
             places = []
@@ -138,7 +138,7 @@ def sample_tokens(
 
 
 @torch.inference_mode()
-def _prefill(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> tuple[Tensor, list[Any]]:
+def prefill(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> tuple[Tensor, list[Any]]:
     """Features at the last token of each prompt, and the state after it."""
     device = next(model.parameters()).device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -261,15 +261,14 @@ def _writers(
         raise UserError("a stop string is empty", fix="leave it out")
     writers = []
     for prompt in prompts:
-        ids = _prompt_ids(
-            model, tokenizer, prompt, keep=model.config.context_length - max_new_tokens, truncate=truncate
-        )
+        ids = prompt_ids(model, tokenizer, prompt, keep=model.config.context_length - max_new_tokens, truncate=truncate)
         room = model.config.context_length - len(ids)
         writers.append(_Writer(ids, tokenizer, max_new_tokens, room, TextStream(stop)))
     return writers
 
 
-def _prompt_ids(model: Any, tokenizer: Any, prompt: str, *, keep: int, truncate: bool) -> list[int]:
+def prompt_ids(model: Any, tokenizer: Any, prompt: str, *, keep: int, truncate: bool) -> list[int]:
+    """The ids of a prompt, an end mark for an empty one; raises UserError when it is too long and not to be cut."""
     ids = tokenizer.encode(prompt) or [tokenizer.end_id]
     context = model.config.context_length
     if max(ids) >= model.config.vocab_size:
