@@ -168,9 +168,9 @@ def test_messages_follow_the_rings() -> None:
     assert messages(job) == {"gradients added up": pytest.approx(0.871, rel=1e-3)}
     assert sum(messages(replace(job, strategy="fsdp")).values()) == pytest.approx(1.5 * 0.871, rel=1e-3)
     assert messages(replace(job, gpus=1)) == {}
-    (split,) = messages(replace(job, strategy="tp")).values()
-    # 4 sums a block (2 forward, 2 backward) of 8 x 1,024 x 768 numbers, each sent 2 x 7/8 times
-    assert split == pytest.approx(12 * 4 * 2 * 7 / 8 * 8 * 1024 * 768 * 4 / 1e9)
+    (split,) = messages(replace(job, gpus=4, strategy="tp")).values()
+    # 4 sums a block (2 forward, 2 backward) of 8 x 1,024 x 768 numbers, each sent 2 x 3/4 times
+    assert split == pytest.approx(12 * 4 * 2 * 3 / 4 * 8 * 1024 * 768 * 4 / 1e9)
 
 
 def test_more_ranks_or_checkpointing_never_need_more_memory() -> None:
@@ -195,11 +195,16 @@ def test_advice_fits_and_says_what_does() -> None:
     "changes, message",
     [
         ({"gpus": 0}, "gpus=0"),
-        ({"gpus": 6, "tensor": 4}, "cannot be split into 4 x 1"),
+        ({"gpus": 6, "tensor": 4}, "6 devices cannot be split into 4 x 1"),
         ({"gpus": 64}, "a batch of 32 gives nothing"),
         ({"strategy": "zero9"}, "no strategy 'zero9'"),
         ({"precision": "fp8"}, "no rate in 'fp8'"),
         ({"utilization": 1.5}, "is no share"),
+        ({"tokens": float("nan")}, "is no number of tokens"),
+        ({"tokens": -5.0}, "is no number of tokens"),
+        ({"length": 2048}, "more than the 1024 positions"),
+        ({"gpus": 5, "tensor": 5}, "12 heads cannot be split over 5"),
+        ({"gpus": 8, "strategy": "tp"}, "12 heads cannot be split over 8"),
     ],
 )
 def test_impossible_jobs_are_refused(changes: dict[str, object], message: str) -> None:

@@ -4,7 +4,7 @@ The formulas are those of the page `docs/guides/plan.md`, which also compares th
 """
 
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 from bedplate.bench.devices import Device
@@ -60,6 +60,14 @@ class Job:
         if self.gpus % (self.split * self.pipeline):
             cause = f"{self.gpus} devices cannot be split into {self.split} x {self.pipeline}"
             raise UserError(cause, fix=f"use a multiple of {self.split * self.pipeline} devices")
+        if not 0 <= self.tokens < inf:
+            raise UserError(f"tokens={self.tokens} is no number of tokens", fix="give a number such as 300e9")
+        if self.shape.positions and self.window > self.shape.context_length:
+            cause = f"{self.window} tokens are more than the {self.shape.context_length} positions of the model"
+            raise UserError(cause, fix=f"use --length {self.shape.context_length} or less")
+        if self.shape.num_heads % self.split:
+            cause = f"{self.shape.num_heads} heads cannot be split over {self.split} devices"
+            raise UserError(cause, fix="choose a number that divides the number of heads")
         if self.batch < self.replicas:
             cause = f"a batch of {self.batch} gives nothing to some of {self.replicas} ranks"
             raise UserError(cause, fix=f"use a batch of at least {self.replicas}")
