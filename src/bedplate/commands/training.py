@@ -66,6 +66,7 @@ def train(options: argparse.Namespace) -> int:
         if name and "=" in name:
             overrides, name = parse_overrides([name]) | overrides, ""
         name, overrides = name or record["recipe"], record["settings"] | overrides
+        options.skip_spikes = options.skip_spikes or record.get("skip_spikes", False)
     if not name:
         for known, description in list_recipes().items():
             print(f"{known:20}{description}")

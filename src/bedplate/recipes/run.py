@@ -23,6 +23,7 @@ from bedplate.train import ranks
 from bedplate.train.checkpoint import load_weights, newest_checkpoint
 from bedplate.train.loop import Outcome, Settings, train
 from bedplate.train.memory import forget_peak, memory_now, memory_peak
+from bedplate.train.parallel import Parallel
 from bedplate.train.report import HELD_OUT, RESULT, USAGE
 from bedplate.train.run import check_no_run, held, new_run, read_run
 from bedplate.train.track import check_trackers, tracked
@@ -46,16 +47,17 @@ def start(
     """
     check_trackers(track)
     recipe = replace(recipe, data=_absolute(recipe.data))
-    prepared = ranks.leader_first(lambda: _begin(recipe, folder))
+    prepared = ranks.leader_first(lambda: _begin(recipe, folder, skip_spikes=execution.get("skip_spikes", False)))
     if prepared is None:
         prepared = prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
     return _train(recipe, prepared, folder, watch=watch, track=track, resume=False, **execution)
 
 
-def _begin(recipe: Recipe, folder: Path) -> Prepared:
+def _begin(recipe: Recipe, folder: Path, *, skip_spikes: bool) -> Prepared:
     check_no_run(folder)
     prepared = prepare(recipe)
-    with new_run(folder, {"recipe": recipe.name, "settings": settings_of(recipe), "data": prepared.record()}):
+    record = {"recipe": recipe.name, "settings": settings_of(recipe), "data": prepared.record()}
+    with new_run(folder, record | ({"skip_spikes": True} if skip_spikes else {})):
         prepared.tokenizer.save(folder / "tokenizer")
     return prepared
 
@@ -82,7 +84,8 @@ def resume(
     if record["data"]["corpus"]["sha256"] != prepared.record()["corpus"]["sha256"]:
         cause = f"the text {recipe.data.corpus!r} has changed since {folder} began"
         raise UserError(cause, fix="restore the text (or the Python version of a built-in one), or start a new run")
-    begun = any((folder / "checkpoints").glob("step-*"))
+    begun = ranks.decided(lambda: any((folder / "checkpoints").glob("step-*")))
+    execution["skip_spikes"] = execution.get("skip_spikes", False) or record.get("skip_spikes", False)
     return _train(recipe, prepared, folder, watch=watch, track=track, resume=begun, **execution)
 
 
@@ -109,7 +112,9 @@ def _train(
     before = memory_now()
     forget_peak()
     torch.manual_seed(recipe.seed)
-    model = build(recipe.model).to(ranks.device())
+    model = build(recipe.model)
+    if not (ranks.world_size() > 1 and execution.get("parallel", Parallel()).strategy == "fsdp"):
+        model.to(ranks.device())  # otherwise each block goes there as it is sharded: the whole may not fit
     settings = Settings(
         steps=recipe.steps,
         micro_batch_size=recipe.micro_batch_size,
@@ -139,6 +144,7 @@ def _train(
         if not outcome.interrupted and ranks.rank() == 0:
             used = {"memory_before": before, "memory_peak": memory_peak(), "execution": _spread(settings)}
             write_json(folder / USAGE, used)
+            del model  # the one that is measured needs its room
             _measure_whole(folder, prepared, outcome.step)
     ranks.barrier()
     return outcome

@@ -21,8 +21,16 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from bedplate.errors import UserError
-from bedplate.files import atomic_folder, read_json_object, remove_folder, sha256_file, write_json
+from bedplate.files import (
+    atomic_folder,
+    read_json_object,
+    remove_folder,
+    remove_leftovers,
+    sha256_file,
+    write_json,
+)
 from bedplate.train import ranks
+from bedplate.train.run import rewind_metrics
 
 WEIGHTS, TRAINING, ABOUT, SHARDS = "weights.safetensors", "training.safetensors", "checkpoint.json", ".metadata"
 MODEL, OPTIMIZER = "model.", "optimizer."
@@ -79,14 +87,28 @@ def save_checkpoint(folder: Path, step: int, state: State, *, sharded: bool, kep
                 hashes = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
                 write_json(temporary / ABOUT, {"step": step, "sha256": hashes})
     except (OSError, SafetensorError, distributed_checkpoint.CheckpointException) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]  # safetensors wraps a full disk
+        reason = _reason(error)
         cause = f"the checkpoint of step {step} could not be written ({reason}); {last_good(folder, other_than=target)}"
         raise UserError(cause, fix=f"free space or fix permissions, then: bedplate train --resume {folder}") from error
     if ranks.rank() == 0:
-        for old in list_checkpoints(folder)[:-keep]:
+        for old in [path for path in list_checkpoints(folder) if step_of(path) <= step][:-keep]:
             if step_of(old) not in kept:
                 with suppress(OSError):  # what cannot be removed stays
                     remove_folder(old)
+
+
+def rewind(folder: Path, step: int, *, resumed: bool) -> None:
+    """Make a run's folder what it was after `step` updates, without what killed processes left.
+
+    The checkpoints beyond the one that a run is resumed from are damaged, or it would be one of them: they go.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rewind_metrics(folder, step)
+    remove_leftovers(folder / "checkpoints")
+    for path in list_checkpoints(folder):
+        if resumed and step_of(path) > step:
+            with suppress(OSError):
+                remove_folder(path)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -211,4 +233,20 @@ def is_intact(path: Path) -> bool:
 
 
 def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """On the CPU, and each with memory of its own: safetensors refuses tied tensors."""
+    owned: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        owned[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return owned
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in a line; of several ranks, on the first that failed."""
+    if isinstance(error, distributed_checkpoint.CheckpointException) and error.failures:
+        number, (first, _) = next(iter(error.failures.items()))
+        return f"on rank {number}: {getattr(first, 'strerror', None) or first}"
+    return getattr(error, "strerror", None) or str(error).splitlines()[0]  # safetensors wraps a full disk

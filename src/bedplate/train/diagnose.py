@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -60,11 +61,16 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        if not self.found and not any(word in name for word in INNOCENT) and _broken(result):
-            self.found = f"{self.where} ({name.strip('_')})"
+        made = self.where and func.namespace == "aten" and not func.is_view  # not what engines hand around
+        if made and not self.found and not any(word in name for word in INNOCENT):
+            # The other outputs of attention are its kernel's own notes, in which infinity may stand for nothing.
+            seen = result[0] if "scaled_dot_product" in name and isinstance(result, (tuple, list)) else result
+            if _broken(seen):
+                self.found = f"{self.where} ({name.strip('_')})"
         return result
 
 
 def _broken(values: Any) -> bool:
-    tensors = (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+    leaves = (leaf.to_local() if isinstance(leaf, DTensor) else leaf for leaf in tree_leaves(values))
+    tensors = (leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point())
     return any(not torch.isfinite(tensor).all() for tensor in tensors)

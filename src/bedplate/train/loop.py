@@ -19,15 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from bedplate.errors import UserError
-from bedplate.files import remove_leftovers
 from bedplate.train import ranks
 from bedplate.train.average import follow, start_average
-from bedplate.train.checkpoint import State, last_good, load_checkpoint, newest_checkpoint, save_checkpoint
+from bedplate.train.checkpoint import State, last_good, load_checkpoint, newest_checkpoint, rewind, save_checkpoint
 from bedplate.train.diagnose import first_not_finite
 from bedplate.train.optimizer import AdamW, clip_gradients
 from bedplate.train.parallel import Parallel, Work
 from bedplate.train.precision import autocast
-from bedplate.train.run import log_metrics, read_metrics, rewind_metrics
+from bedplate.train.run import log_metrics, read_metrics, sync_metrics
 from bedplate.train.schedule import Constant, WarmupCosine
 from bedplate.train.spikes import Spikes
 
@@ -90,29 +89,30 @@ def train(
     weights change, when a loss or a gradient is not finite or nothing in a batch counts, and when no checkpoint can be
     written.
     """
-    device = next(model.parameters()).device
     companion = objective.setup(model) if hasattr(objective, "setup") else None
     average = start_average(model) if settings.average else None
     work = Work(model, companion, average, parallel=settings.parallel, precision=settings.precision)
+    device = work.device
     optimizer = settings.optimizer.build(model, companion)
     state = State(model=model, optimizer=optimizer, companion=companion, average=average, source=source)
-    step = load_checkpoint(newest_checkpoint(folder), state) if resume else 0
+    step = load_checkpoint(ranks.decided(lambda: newest_checkpoint(folder)), state) if resume else 0
     if hasattr(source, "attach"):
+        if work.strategy == "fsdp" and work.sharded:
+            raise UserError("this source asks the model, of which a rank holds shards", fix="use ddp or tp")
         source.attach(model, companion)
     saved = step if resume else None
     leads = ranks.rank() == 0
     if leads:
-        folder.mkdir(parents=True, exist_ok=True)
-        rewind_metrics(folder, step)
-        remove_leftovers(folder / "checkpoints")
-    ranks.barrier()
-    history = read_metrics(folder)
+        rewind(folder, step, resumed=resume)
+    history = ranks.decided(lambda: read_metrics(folder))
     spikes, best = Spikes(history), best_step(history, settings)
     model.train()
 
     def save() -> None:
         nonlocal saved
         if saved != step:
+            if leads:
+                sync_metrics(folder)
             save_checkpoint(folder, step, state, sharded=work.sharded, kept={best[1]}, keep=settings.keep)
         saved = step
 
@@ -127,7 +127,7 @@ def train(
 
             batch = to_device(work.share(source.batch(step)), device)
             clock.lap("data_seconds")
-            sums = accumulate(work, objective, batch, step, settings, clock, stop=bool(stopped))
+            sums = accumulate(work, objective, batch, step, settings, clock, stop=stopped)
             stopping, count = sums.pop("stop").item() > 0, sums["count"].item()
             if not count:
                 cause = f"nothing in the batch of step {step + 1} counts"
@@ -149,11 +149,13 @@ def train(
                 fix = f"lower optimizer.lr or use precision=fp32 (nothing was updated; {last_good(folder)})"
                 raise UserError(cause, fix=fix)
             spike = spikes.judge(means["loss"])
-            if not (spike and settings.skip_spikes):
+            if spike and settings.skip_spikes:
+                spike["skipped"] = 1.0
+            else:
                 optimizer.step()
+                if average is not None:
+                    follow(average, model, decay=settings.average)
             optimizer.zero_grad()
-            if average is not None:
-                follow(average, model, decay=settings.average)
             if hasattr(objective, "after_step"):
                 objective.after_step(model, companion, step, sums)
             clock.lap("optimizer_seconds")
@@ -163,7 +165,8 @@ def train(
             metrics |= {"items_per_second": count / clock.total(), "seconds": clock.total(), **clock.laps}
             if evaluate and (step % settings.evaluate_every == 0 or step == settings.steps):
                 model.eval()
-                metrics |= work.measured(evaluate)
+                with autocast(settings.precision, device):
+                    metrics |= ranks.from_leader(work.measured(evaluate))  # ranks may differ in the last digit
                 model.train()
                 best = min(best, best_step([metrics], settings))
             if leads:
@@ -187,12 +190,12 @@ def accumulate(
     settings: Settings,
     clock: "Clock | None" = None,
     *,
-    stop: bool = False,
+    stop: list[int] | tuple[()] = (),
 ) -> dict[str, Tensor]:
     """Leave the gradient of the summed loss in the parameters; returns all sums over micro-batches and ranks."""
-    device = next(work.model.parameters()).device
+    device = work.device
     clock = clock or Clock(device)
-    sums: dict[str, Tensor] = {"stop": torch.tensor(float(stop), device=device)}
+    sums: dict[str, Tensor] = {}
     parts = list(micro_batches(batch, settings.micro_batch_size))
     for number, part in enumerate(parts, start=1):
         with work.reduced(last=number == len(parts)):
@@ -202,8 +205,9 @@ def accumulate(
             loss.total.backward()
             clock.lap("backward_seconds")
         for name, value in {"loss": loss.total, "count": loss.count, **loss.sums}.items():
-            value = value.detach().double()
+            value = value.detach().to(device, torch.float64)
             sums[name] = sums[name] + value if name in sums else value
+    sums["stop"] = torch.tensor(float(len(stop)), dtype=torch.float64, device=device)  # as late as all can be told
     return work.add_up(sums)
 
 
@@ -215,7 +219,7 @@ def _total_and_loss(objective: Any, work: Work, part: Batch, step: int) -> tuple
 def best_step(history: list[dict[str, Any]], settings: Settings) -> tuple[float, int]:
     """The lowest value of the measure `best` in the log, and its step."""
     measured = [(line[settings.best], line["step"]) for line in history if settings.best in line]
-    return min(measured, default=(inf, -1))
+    return min((each for each in measured if isfinite(each[0])), default=(inf, -1))
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -61,6 +61,7 @@ class Work:
     ) -> None:
         parallel = parallel or Parallel()
         self.model, self.companion, self.strategy = model, companion, parallel.strategy
+        self.device = next(model.parameters()).device
         self.sharded = ranks.world_size() > 1 and parallel.strategy in ("fsdp", "tp")
         shares_batch = ranks.world_size() > 1 and parallel.strategy != "tp"
         self.rank, self.world = (ranks.rank(), ranks.world_size()) if shares_batch else (0, 1)
@@ -78,7 +79,8 @@ class Work:
             if parallel.compile:
                 block.compile()
         if shares_batch and parallel.strategy == "fsdp":
-            _shard(self._measured, self._used, offload=parallel.offload, precision=precision)
+            self.device = ranks.device()  # where blocks come together, wherever their shards rest
+            _shard(self._measured, self._used, offload=parallel.offload, precision=precision, trained=average is None)
             if average is not None:
                 _shard(holder, model, offload=parallel.offload, precision=precision)
         elif shares_batch and any(parameter.requires_grad for parameter in holder.parameters()):
@@ -97,7 +99,11 @@ class Work:
 
     def measured(self, function: Callable[[nn.Module], Any]) -> Any:
         """Call a function with the model as others will use it: its averaged weights, where there are any."""
-        return self._measured(functools.partial(function, self._used))
+        result = self._measured(functools.partial(function, self._used))
+        if isinstance(self._measured, FSDPModule) and self._measured is not self.holder:
+            # Only a backward pass would clear what each forward pass of an average notes.
+            self._measured._get_fsdp_state()._comm_ctx.post_forward_order.clear()
+        return result
 
     def reduced(self, last: bool) -> AbstractContextManager[None]:
         """Around the forward and backward pass of a micro-batch: only the last one sends gradients."""
@@ -144,17 +150,21 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _shard(holder: nn.Module, model: nn.Module, *, offload: bool, precision: str) -> None:
-    mesh = init_device_mesh(ranks.device().type, (ranks.world_size(),))
-    policy = MixedPrecisionPolicy()
-    if precision == "bf16":
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+def _shard(holder: nn.Module, model: nn.Module, *, offload: bool, precision: str, trained: bool = True) -> None:
+    """Shard a model; what is not `trained` is sharded again after each forward pass, as no backward pass follows."""
+    here = ranks.device().type
     options: dict[str, Any] = {
-        "mesh": mesh, "mp_policy": policy, "offload_policy": CPUOffloadPolicy() if offload else OffloadPolicy(),
-    }  # fmt: skip
+        "mesh": init_device_mesh(here, (ranks.world_size(),)),
+        "offload_policy": CPUOffloadPolicy() if offload else OffloadPolicy(),
+    }
+    # Autocast computes as it does without shards; gathering blocks in bf16 spares it its copies of their weights. The
+    # residual path stays in float32. On a CPU autocast wants norms in float32.
+    small = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in blocks_of(model):
-        fully_shard(block, **options)
-    fully_shard(holder, **options)
+        fully_shard(
+            block, mp_policy=small if precision == "bf16" and here == "cuda" else MixedPrecisionPolicy(), **options
+        )
+    fully_shard(holder, reshard_after_forward=None if trained else True, **options)
 
 
 def _split_layers(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from bedplate.errors import UserError
 
 Value = TypeVar("Value")
+PATIENCE = timedelta(days=1)  # for what rank 0 does alone, such as tokenizing; a rank that is lost is noticed at once
+_patient: list[dist.ProcessGroup] = []  # the group for words between ranks, while this process is part of a job
 
 
 def rank() -> int:
@@ -45,21 +48,25 @@ def joined() -> Iterator[None]:
     store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = "cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=number, world_size=size)
+    _patient.append(dist.new_group(backend="gloo", timeout=PATIENCE))  # pyrefly: ignore[bad-argument-type]
     try:
         yield
     except (RuntimeError, dist.DistError) as error:
         if not _is_lost_connection(error):
             raise
-        cause = f"rank {rank()} lost the other processes of the job: one of them ended or was killed"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        cause = f"rank {rank()} lost the other processes of the job: one of them ended or was killed ({reason})"
         raise UserError(cause, fix="look for its message, then go on with: bedplate train --resume RUN") from error
     finally:
-        dist.destroy_process_group()
+        _patient.clear()
+    # Not after an error: it would wait for what other ranks are in the middle of, and they for this one to end.
+    dist.destroy_process_group()
 
 
 def barrier() -> None:
     """Wait until every rank is here."""
     if dist.is_initialized():
-        dist.barrier()
+        dist.barrier(group=_group())
 
 
 def from_leader(value: Any) -> Any:
@@ -67,7 +74,7 @@ def from_leader(value: Any) -> Any:
     if not dist.is_initialized():
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    dist.broadcast_object_list(box, src=0, group=_group())
     return box[0]
 
 
@@ -84,12 +91,17 @@ def leader_first(function: Callable[[], Value]) -> Value | None:
     return result
 
 
+def decided(function: Callable[[], Value]) -> Value:
+    """What a function gives on rank 0, or its UserError, on every rank: what they read on their own may differ."""
+    return from_leader(leader_first(function))
+
+
 def from_all(value: Any) -> list[Any]:
     """The values of all ranks, in order."""
     if not dist.is_initialized():
         return [value]
     values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=_group())
     return values
 
 
@@ -104,6 +116,10 @@ def summed(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: part.reshape(value.shape).to(value.dtype)
         for (name, value), part in zip(values.items(), parts, strict=True)
     }
+
+
+def _group() -> dist.ProcessGroup | None:
+    return _patient[0] if _patient else None
 
 
 def _is_lost_connection(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 Nothing here needs torch until a run begins, so that runs can be listed and compared at once.
 """
 
+import errno
 import json
 import os
 import platform
@@ -129,10 +130,23 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def log_metrics(folder: Path, metrics: dict[str, Any]) -> None:
-    """Append one line, in one write, so that readers and kills see whole lines."""
+    """Append one line, in one write, so that readers and kills see whole lines. Raises OSError on a full disk."""
+    line = (json.dumps(metrics) + "\n").encode()
     descriptor = os.open(folder / METRICS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(descriptor, (json.dumps(metrics) + "\n").encode())
+        before = os.fstat(descriptor).st_size
+        if os.write(descriptor, line) < len(line):  # half a line would spoil the next one
+            os.ftruncate(descriptor, before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / METRICS))
+    finally:
+        os.close(descriptor)
+
+
+def sync_metrics(folder: Path) -> None:
+    """Have the log on the disk before a checkpoint that follows from it."""
+    descriptor = os.open(folder / METRICS, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

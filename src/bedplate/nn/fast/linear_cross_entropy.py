@@ -58,8 +58,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         needs_grad = any(ctx.needs_input_grad)
         grad_features = torch.empty_like(features) if needs_grad else None
-        grad_weight = torch.zeros_like(weight) if needs_grad else None
         total = torch.zeros((), dtype=torch.promote_types(dtype, torch.float32), device=features.device)
+        grad_weight = (
+            torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32)) if needs_grad else None
+        )
         with torch.autocast(device, enabled=False):
             small = weight.to(dtype)
             for start in range(0, len(features), ROWS):
