@@ -189,7 +189,7 @@ def make(kind: str) -> tuple[nn.Module, Any, Any]:
 
 SETTINGS = Settings(
     steps=9, micro_batch_size=8, optimizer=AdamW(lr=1e-2), schedule=WarmupCosine(warmup_steps=3), average=0.9,
-    checkpoint_every=3,
+    checkpoint_every=3, evaluate_every=2,
 )  # fmt: skip
 KINDS = ("self-distillation", "set prediction", "policy gradient", "adversarial")
 
@@ -202,9 +202,17 @@ def run(kind: str, folder: Path, *, resume: bool = False, killed_after: int = 0,
             raise KeyboardInterrupt
 
     model, source, objective = make(kind)
+
+    def evaluate(used: nn.Module) -> dict[str, float]:
+        with torch.no_grad():
+            return {"measured": float(objective.loss(used, source.batch(99), None, 99).total)}
+
     settings = replace(SETTINGS, **changes)
     with suppress(KeyboardInterrupt):
-        train(model, source, objective, settings=settings, folder=folder, resume=resume, watch=watch)
+        train(
+            model, source, objective, settings=settings, folder=folder, resume=resume, watch=watch,
+            evaluate=evaluate if kind == "gpt2" else None,
+        )  # fmt: skip
     return model
 
 

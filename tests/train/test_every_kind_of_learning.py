@@ -16,7 +16,7 @@ from bedplate.train.checkpoint import TRAINING, WEIGHTS, newest_checkpoint
 from bedplate.train.run import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
-LOGGED = ("loss", "grad_norm", "lr", "ratio", "judge")
+LOGGED = ("loss", "grad_norm", "lr", "ratio", "judge", "measured")
 pytestmark = pytest.mark.xdist_group("kinds")  # one worker makes what these tests share, once
 
 

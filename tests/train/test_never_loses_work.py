@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import random
 import signal
 import subprocess
@@ -21,8 +22,10 @@ from bedplate.objectives.next_token import NextToken
 from bedplate.objectives.objective import Loss
 from bedplate.train import checkpoint
 from bedplate.train.checkpoint import TRAINING, WEIGHTS, list_checkpoints, newest_checkpoint
-from bedplate.train.loop import Settings, train
+from bedplate.train.loop import Settings, best_step, train
 from bedplate.train.optimizer import AdamW
+from bedplate.train.run import log_metrics, read_metrics
+from bedplate.train.schedule import Constant
 
 SETTINGS = Settings(steps=8, micro_batch_size=2, checkpoint_every=2, evaluate_every=4, optimizer=AdamW(lr=1e-2))
 
@@ -135,6 +138,80 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
         (path / TRAINING).unlink()
     with pytest.raises(UserError, match="damaged"):
         newest_checkpoint(tmp_path / "hurt")
+
+
+def damage(path: Path) -> None:
+    (path / WEIGHTS).write_bytes(b"damaged")
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_damaged_checkpoints_never_push_good_ones_out(keep: int, tmp_path: Path) -> None:
+    """Resumed far behind checkpoints that are damaged: at every moment there is a good one."""
+    settings = replace(SETTINGS, keep=4)
+    train(new_model(), Source(), NextToken(), settings=settings, folder=tmp_path, resume=False)
+    for path in list_checkpoints(tmp_path)[1:]:
+        damage(path)
+    seen: list[str] = []
+
+    def watch(metrics: dict[str, Any]) -> None:
+        seen.append(newest_checkpoint(tmp_path).name)  # raises when none is good
+
+    settings = replace(SETTINGS, keep=keep)
+    train(new_model(9), Source(), NextToken(), settings=settings, folder=tmp_path, resume=True, watch=watch)
+    assert seen == [f"step-{step:08d}" for step in (2, 2, 4, 4, 6, 6)]
+    assert len(list_checkpoints(tmp_path)) == keep and newest_checkpoint(tmp_path).name == "step-00000008"
+
+
+def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fills up in the middle of a line of the log: the line before it still ends the log."""
+    log_metrics(tmp_path, {"step": 1, "loss": 2.0})
+    real = os.write
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:9]))
+        with pytest.raises(OSError, match="No space left"):
+            log_metrics(tmp_path, {"step": 2, "loss": 1.0})
+    log_metrics(tmp_path, {"step": 2, "loss": 1.0})
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_tied_weights_are_saved_and_come_back_tied(tmp_path: Path) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+            self.head.weight = self.embedding.weight
+
+    class Learned:
+        def loss(self, model: Any, batch: Any, companion: None, step: int) -> Loss:
+            logits = model.head(model.embedding(batch["ids"]))
+            total = nn.functional.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), reduction="sum")
+            return Loss(total=total, count=torch.tensor(batch["ids"].numel()))
+
+    class Small:
+        def batch(self, step: int) -> dict[str, torch.Tensor]:
+            ids = torch.randint(9, (4, 6), generator=torch.Generator().manual_seed(step))
+            return {"ids": ids[:, :-1], "targets": ids[:, 1:]}
+
+    ends = []
+    for name, kill in (("straight", 0), ("resumed", 5)):
+        torch.manual_seed(0)
+        model = Tied()
+        if kill:
+            short = replace(SETTINGS, steps=4, schedule=Constant())
+            train(model, Small(), Learned(), settings=short, folder=tmp_path / name)
+            model = Tied()
+        settings = replace(SETTINGS, schedule=Constant())
+        train(model, Small(), Learned(), settings=settings, folder=tmp_path / name, resume=bool(kill))
+        assert model.head.weight is model.embedding.weight
+        ends.append(model.head.weight.detach())
+    assert torch.equal(*ends)
+
+
+def test_no_value_that_is_not_finite_is_best() -> None:
+    history = [{"step": 1, "measure": float("nan")}, {"step": 2, "measure": 3.0}, {"step": 3, "measure": float("inf")}]
+    settings = replace(SETTINGS, best="measure")
+    assert best_step(history, settings) == (3.0, 2)
+    assert best_step(history[:1], settings)[1] == -1
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,10 +160,9 @@ def _shard(holder: nn.Module, model: nn.Module, *, offload: bool, precision: str
     # Autocast computes as it does without shards; gathering blocks in bf16 spares it its copies of their weights. The
     # residual path stays in float32. On a CPU autocast wants norms in float32.
     small = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = small if precision == "bf16" and here == "cuda" else MixedPrecisionPolicy()
     for block in blocks_of(model):
-        fully_shard(
-            block, mp_policy=small if precision == "bf16" and here == "cuda" else MixedPrecisionPolicy(), **options
-        )
+        fully_shard(block, mp_policy=policy, **options)
     fully_shard(holder, reshard_after_forward=None if trained else True, **options)
 
 

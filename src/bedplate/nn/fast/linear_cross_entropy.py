@@ -59,9 +59,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         needs_grad = any(ctx.needs_input_grad)
         grad_features = torch.empty_like(features) if needs_grad else None
         total = torch.zeros((), dtype=torch.promote_types(dtype, torch.float32), device=features.device)
-        grad_weight = (
-            torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32)) if needs_grad else None
-        )
+        exact = torch.promote_types(weight.dtype, torch.float32)  # many rows are added up
+        grad_weight = torch.zeros_like(weight, dtype=exact) if needs_grad else None
         with torch.autocast(device, enabled=False):
             small = weight.to(dtype)
             for start in range(0, len(features), ROWS):
