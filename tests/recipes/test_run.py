@@ -47,6 +47,21 @@ def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_run_remembers_that_it_skips_spikes(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bedplate.recipes import run as module
+
+    given: list[bool] = []
+    real = module.train
+    monkeypatch.setattr(module, "train", lambda *a, **o: (given.append(o["settings"].skip_spikes), real(*a, **o))[1])
+    recipe = find_recipe("gpt2.quickstart", TINY | {"data.corpus": str(text)})
+    start(recipe, tmp_path / "skips", watch=quiet, skip_spikes=True)
+    start(recipe, tmp_path / "plain", watch=quiet)
+    for folder in ("skips", "plain"):
+        shutil.rmtree(newest_checkpoint(tmp_path / folder))
+        resume(tmp_path / folder, watch=quiet)
+    assert given == [True, False, True, False]
+
+
 @pytest.fixture
 def stopped(finished: Path, tmp_path: Path) -> Path:
     """The same run as a kill after step 5 leaves it."""

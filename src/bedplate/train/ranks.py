@@ -51,6 +51,7 @@ def joined() -> Iterator[None]:
     _patient.append(dist.new_group(backend="gloo", timeout=PATIENCE))  # pyrefly: ignore[bad-argument-type]
     try:
         yield
+        barrier()  # no rank leaves while another still listens to it
     except (RuntimeError, dist.DistError) as error:
         if not _is_lost_connection(error):
             raise
