@@ -38,5 +38,8 @@ def test_a_run_is_compared_with_its_plan(tmp_path: Path, monkeypatch: pytest.Mon
     assert 0.1 < used["memory_before"] < memory["predicted"]
     assert memory["measured"] == used["memory_peak"] >= used["memory_before"]
     write_json(tmp_path / "run" / PLAN, list(rows.values()))
+    (tmp_path / "run" / "metrics.jsonl").rename(tmp_path / "log")
+    assert compare_with_plan(tmp_path / "run") == []
+    (tmp_path / "log").rename(tmp_path / "run" / "metrics.jsonl")
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
     assert "Plan and run" in page and "seconds a step" in page

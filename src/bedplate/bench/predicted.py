@@ -20,7 +20,9 @@ def compare_with_plan(folder: Path) -> list[dict[str, Any]]:
     Time is predicted from the rate at which this machine multiplies matrices, measured now, and from the share of it
     that a device usually reaches; memory from what the process held before it built the model.
     """
-    record, used = read_run(folder), read_json(folder / USAGE)
+    record, used, log = read_run(folder), read_json(folder / USAGE), read_metrics(folder)
+    if not log:  # somebody removed it
+        return []
     recipe = find_recipe(record["recipe"], record["settings"])
     where = "cuda" if torch.cuda.is_available() else "cpu"
     rate = matrix_rate(recipe.precision, device=where)
@@ -29,7 +31,7 @@ def compare_with_plan(folder: Path) -> list[dict[str, Any]]:
         utilization=CPU_UTILIZATION if where == "cpu" else GPU_UTILIZATION,
     )  # fmt: skip
     job = job_of(recipe, device, **used["execution"])
-    seconds = statistics.median(line["seconds"] for line in read_metrics(folder))
+    seconds = statistics.median(line["seconds"] for line in log)
     planned, tokens = seconds_of_update(job), job.batch * job.window
     rows: list[tuple[str, float, float]] = [
         ("memory at most, GB a process", memory(job)["peak"], used["memory_peak"]),
