@@ -49,7 +49,11 @@ def test_rows_csv_and_plots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         written = list(csv.DictReader(file))
     assert [row["name"] for row in written] == [row["name"] for row in rows]
     assert float(written[0]["ours"]) == alone["ours"]
-    plot_training(rows, tmp_path / "train.png")
+    figure = plot_training(rows, tmp_path / "train.png")
+    shown = [[list(line.get_xdata()) for line in axes.lines] for axes in figure.axes]
+    # Ours on one rank, transformers', and ours on two ranks, where batches of 2 had no room; the peer has no last two.
+    assert shown == [[[1, 2], [1, 2], [1]], [[1, 2], [1, 2], [1]], [[1, 2], [1]], [[1, 2], [1]]]
+    assert all(axes.get_ylim()[1] > 0 and axes.get_yticklabels()[-1].get_text() for axes in figure.axes)
     assert (tmp_path / "train.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -14,7 +14,7 @@ PANELS = (
 )
 
 
-def plot_training(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+def plot_training(rows: Sequence[Mapping[str, Any]], path: Path) -> Any:
     """A panel for each measure against the batch of a rank, a line for each combination of the rest."""
     from matplotlib.figure import Figure
 
@@ -23,7 +23,8 @@ def plot_training(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     for axes, (title, key, factor) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         for color, (name, points) in zip(COLORS * len(lines), lines.items(), strict=False):
             shown = sorted((point["batch"], factor * point[key]) for point in points if point.get(key) is not None)
-            axes.plot(*zip(*shown, strict=True), "o-" if shown else "", color=color, label=name, linewidth=1.4)
+            if shown:
+                axes.plot(*zip(*shown, strict=True), "o-", color=color, label=name, linewidth=1.4)
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xlabel("sequences on each rank")
         axes.set_xticks(sorted({point["batch"] for points in lines.values() for point in points}))
@@ -33,6 +34,7 @@ def plot_training(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     figure.savefig(path)
+    return figure
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
