@@ -15,8 +15,9 @@ from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
 from bedplate.files import atomic_folder
 from bedplate.generate.beam import Beams, search_text
-from bedplate.generate.engine import Generation, generate, stream
+from bedplate.generate.complete import generate, stream
 from bedplate.generate.sample import Sampling
+from bedplate.generate.text import Generation
 from bedplate.models import from_pretrained, published_sizes, save_pretrained
 from bedplate.nn.fast.packed_linear import pack
 from bedplate.train.run import RECORD
@@ -50,7 +51,7 @@ class LanguageModel:
         """Continue one prompt or several; a string in, one Generation out.
 
         Options: max_new_tokens, temperature, top_k, top_p, repetition_penalty (or sampling, which holds these four),
-        stop, seed, seeds, truncate; see `generate.engine.generate` and `generate.sample.Sampling`. On a CPU the first
+        stop, seed, seeds, truncate; see `generate.complete.generate` and `generate.sample.Sampling`. On a CPU the first
         call packs the weights for decoding, after which this model cannot be trained (see `nn.fast.packed_linear`);
         a model in training mode is left as it is, and decodes more slowly.
         """

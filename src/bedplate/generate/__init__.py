@@ -1,7 +1,20 @@
 """Using a trained model: text from prompts."""
 
 from bedplate.generate.beam import Beams, beam_search
-from bedplate.generate.engine import Generation, generate, stream
+from bedplate.generate.complete import generate, stream
+from bedplate.generate.engine import Engine, Request, Token, Update
 from bedplate.generate.sample import Sampling
+from bedplate.generate.text import Generation
 
-__all__ = ["Beams", "Generation", "Sampling", "beam_search", "generate", "stream"]
+__all__ = [
+    "Beams",
+    "Engine",
+    "Generation",
+    "Request",
+    "Sampling",
+    "Token",
+    "Update",
+    "beam_search",
+    "generate",
+    "stream",
+]

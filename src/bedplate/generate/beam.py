@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from bedplate.errors import UserError
-from bedplate.generate.engine import Generation, evaluating, prefill, prompt_ids
+from bedplate.generate.prompt import evaluating, prefill, prompt_ids
+from bedplate.generate.text import Generation
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def beam_search(
             if not going:
                 return [search.ended for search in searches]
             for layer in state:
-                layer.select(torch.tensor(rows, device=features.device))
+                layer.select(rows)
             features = model.features(torch.tensor(tokens, device=features.device)[:, None], state=state)[:, -1]
 
 
