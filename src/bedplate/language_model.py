@@ -55,7 +55,7 @@ class LanguageModel:
         call packs the weights for decoding, after which this model cannot be trained (see `nn.fast.packed_linear`);
         a model in training mode is left as it is, and decodes more slowly.
         """
-        self._pack()
+        self.pack()
         several = [prompts] if isinstance(prompts, str) else list(prompts)
         results = generate(self.model, self.tokenizer, several, **_split(options))
         return results[0] if isinstance(prompts, str) else results
@@ -70,7 +70,7 @@ class LanguageModel:
 
         Options: max_new_tokens, truncate, width, length_penalty, early_stopping; see `generate.beam`.
         """
-        self._pack()
+        self.pack()
         several = [prompts] if isinstance(prompts, str) else list(prompts)
         fields = {name: options.pop(name) for name in Beams.__dataclass_fields__ if name in options}
         results = search_text(self.model, self.tokenizer, several, beams=Beams(**fields), **options)
@@ -78,7 +78,7 @@ class LanguageModel:
 
     def stream(self, prompt: str, **options: Any) -> Iterator[str]:
         """Continue one prompt, piece by piece, with the options of `generate` except `seeds`."""
-        self._pack()
+        self.pack()
         return stream(self.model, self.tokenizer, prompt, **_split(options))
 
     def save(self, folder: str | Path) -> None:
@@ -96,7 +96,8 @@ class LanguageModel:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"cannot write {folder} ({reason})", fix="choose another folder") from error
 
-    def _pack(self) -> None:
+    def pack(self) -> None:
+        """Prepare the weights for decoding on a CPU, unless the model is training; `generate` does it by itself."""
         if not self.model.training:
             pack(self.model)
 

@@ -205,6 +205,27 @@ def test_bad_requests_are_refused_at_the_door(changes: dict[str, Any], words: st
     assert not engine.busy
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"logit_bias": dict.fromkeys(range(300), -math.inf)},
+        {"repetition_penalty": 1e-320},
+        {"presence_penalty": -1e308},
+    ],
+)
+def test_a_request_that_forbids_everything_ends_alone(changes: dict[str, Any], temperature: float) -> None:
+    model = float32_model()
+    engine = Engine(model, tokenizer(), slots=2)
+    good = Request(prompt=[1, 2, 3], max_new_tokens=5, seed=1)
+    sampling = Sampling(temperature=temperature, **changes)
+    bad, fine = engine.submit(Request(prompt=[7, 8], sampling=sampling)), engine.submit(good)
+    ends: dict[int, Any] = {}
+    while engine.busy:
+        ends |= {each.number: each.error or each.generation for each in engine.step() if each.error or each.generation}
+    assert ends == {bad: "penalties, biases and constraints leave no token to choose", fine: alone(model, good)}
+
+
 @pytest.mark.parametrize("bias", [math.nan, math.inf])
 def test_senseless_biases_are_refused(bias: float) -> None:
     with pytest.raises(UserError, match="logit bias of token 5"):

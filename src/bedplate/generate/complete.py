@@ -6,11 +6,15 @@ from typing import Any
 from torch import nn
 
 from bedplate.errors import UserError
-from bedplate.generate.engine import Engine, Request
+from bedplate.generate.engine import NOT_A_NUMBER, NOTHING_ALLOWED, Engine, Request
 from bedplate.generate.prompt import prompt_ids
 from bedplate.generate.sample import Sampling
 from bedplate.generate.text import Generation
 
+FIXES = {
+    NOT_A_NUMBER: "check its weights, or load it with dtype=torch.float32",
+    NOTHING_ALLOWED: "forbid fewer tokens",
+}
 SLOTS = 32  # sequences that go through the model together
 
 
@@ -49,7 +53,7 @@ def generate(
     while engine.busy:
         for update in engine.step():
             if update.error:
-                raise UserError(update.error, fix="check its weights, or load it with dtype=torch.float32")
+                raise UserError(update.error, fix=FIXES[update.error])
             if update.generation:
                 results[update.number] = update.generation
     return [results[number] for number in numbers]
@@ -80,7 +84,7 @@ def _pieces(engine: Engine) -> Iterator[str]:
     while engine.busy:
         for update in engine.step():
             if update.error:
-                raise UserError(update.error, fix="check its weights, or load it with dtype=torch.float32")
+                raise UserError(update.error, fix=FIXES[update.error])
             if update.text:
                 yield update.text
 

@@ -21,6 +21,10 @@ from bedplate.generate.text import Generation, TextStream, Writer
 CHUNKS_PER_STEP = 2  # prompt chunks that a step reads while other sequences wait for their next token
 
 
+NOT_A_NUMBER = "the model's output is not a number"
+NOTHING_ALLOWED = "penalties, biases and constraints leave no token to choose"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """A prompt and how to continue it."""
@@ -200,18 +204,19 @@ class Engine:
         normalizers = logits.logsumexp(dim=-1)
         sequences = [self._running[slot] for slot in slots]
         sound = normalizers.isfinite().tolist()
-        chosen = self._choose(logits[:, : self.tokenizer.vocab_size], sequences, sound)
-        logprobs = logits.gather(1, torch.tensor(chosen, device=logits.device)[:, None]).squeeze(1) - normalizers
+        chosen = torch.tensor(self._choose(logits[:, : self.tokenizer.vocab_size], sequences, sound))
+        places = chosen.clamp(min=0)[:, None].to(logits.device)
+        logprobs = logits.gather(1, places).squeeze(1) - normalizers
         updates = []
-        for row, (token, logprob) in enumerate(zip(chosen, logprobs.tolist(), strict=True)):
+        for row, (token, logprob) in enumerate(zip(chosen.tolist(), logprobs.tolist(), strict=True)):
             top = self._top(logits[row] - normalizers[row], sequences[row].request.top_logprobs)
-            error = None if sound[row] else "the model's output is not a number"
+            error = None if token >= 0 else NOTHING_ALLOWED if sound[row] else NOT_A_NUMBER
             updates.append(self._take(slots[row], Token(token, logprob, top), error))
         return updates
 
     def _choose(self, logits: Tensor, sequences: Sequence[_Sequence], sound: Sequence[bool]) -> list[int]:
         """A token for each sequence; those that choose alike are done together."""
-        chosen = [0] * len(sequences)
+        chosen = [-1] * len(sequences)
         groups: list[tuple[Sampling, list[int]]] = []
         if any(sequence.request.constraint for sequence in sequences):
             logits = logits.clone()

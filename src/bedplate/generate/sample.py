@@ -60,22 +60,25 @@ def choose(
 ) -> list[int]:
     """One token for each row; each row draws from its own generator, so that it does not depend on its neighbors.
 
-    `histories` are the ids so far, of which the first `starts[row]` (by default all) are the prompt.
+    `histories` are the ids so far, of which the first `starts[row]` (by default all) are the prompt. A row gets -1 when
+    nothing can be chosen: penalties and biases have forbidden every token, or led beyond all numbers.
     """
     if not sampling.plain:
         starts = [len(history) for history in histories] if starts is None else starts
         logits = adjust(logits, sampling, histories=histories, starts=starts)
+    best, likeliest = logits.max(dim=-1, keepdim=True)
     if sampling.temperature == 0:
-        return logits.argmax(dim=-1).tolist()
+        return likeliest.where(best.isfinite(), -1).squeeze(1).tolist()
     # In float64, so that rounding hardly matters, and with the likeliest at 0, so that no temperature overflows.
     logits = logits.double()
-    logits = (logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature
+    logits = (logits - best.double()) / sampling.temperature
     logits = keep_top_p(keep_top_k(logits, sampling.top_k), sampling.top_p)
     # One uniform number a row, looked up in the cumulative distribution.
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
     draws = torch.cat([torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators])
-    targets = draws[:, None].to(logits.device) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, targets, right=True).squeeze(1).tolist()
+    total = cumulative[:, -1:]
+    targets = (draws[:, None].to(logits.device) * total).minimum(total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, targets, right=True).where(best.isfinite(), -1).squeeze(1).tolist()
 
 
 def keep_top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "batch vocab"]:
