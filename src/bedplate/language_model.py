@@ -17,6 +17,7 @@ from bedplate.files import atomic_folder
 from bedplate.generate.beam import Beams, search_text
 from bedplate.generate.complete import generate, stream
 from bedplate.generate.sample import Sampling
+from bedplate.generate.speculative import Speculation, speculate_text
 from bedplate.generate.text import Generation
 from bedplate.models import from_pretrained, published_sizes, save_pretrained
 from bedplate.nn.fast.packed_linear import pack
@@ -76,6 +77,30 @@ class LanguageModel:
         results = search_text(self.model, self.tokenizer, several, beams=Beams(**fields), **options)
         return results[0] if isinstance(prompts, str) else results
 
+    @overload
+    def speculate(self, prompts: str, *, draft: "LanguageModel | None" = None, **options: Any) -> Speculation: ...
+    @overload
+    def speculate(
+        self, prompts: Sequence[str], *, draft: "LanguageModel | None" = None, **options: Any
+    ) -> list[Speculation]: ...
+
+    def speculate(
+        self, prompts: str | Sequence[str], *, draft: "LanguageModel | None" = None, **options: Any
+    ) -> Speculation | list[Speculation]:
+        """Continue prompts, one after the other, in fewer passes: tokens that `draft`, or without one the text itself,
+        proposes are judged together. What is drawn has the distribution that `generate` draws from.
+
+        Options: those of `generate` except `seeds`, and `count`, the most tokens proposed a pass; see
+        `generate.speculative`. `draft` must have the same vocabulary.
+        """
+        self._pack()
+        if draft is not None:
+            self._check_vocabulary(draft)
+            draft._pack()
+        several = [prompts] if isinstance(prompts, str) else list(prompts)
+        results = speculate_text(self.model, self.tokenizer, several, draft=draft and draft.model, **_split(options))
+        return results[0] if isinstance(prompts, str) else results
+
     def stream(self, prompt: str, **options: Any) -> Iterator[str]:
         """Continue one prompt, piece by piece, with the options of `generate` except `seeds`."""
         self._pack()
@@ -95,6 +120,10 @@ class LanguageModel:
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"cannot write {folder} ({reason})", fix="choose another folder") from error
+
+    def _check_vocabulary(self, other: "LanguageModel") -> None:
+        if other.tokenizer.digest != self.tokenizer.digest:
+            raise UserError("the two models have different vocabularies", fix="use two that share a tokenizer")
 
     def _pack(self) -> None:
         if not self.model.training:

@@ -18,7 +18,7 @@ from tests.generate.tiny import plain_bytes, tokenizer
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
 from bedplate.generate.constrain import MAX_LENGTH, MAX_LINKS, Constraint, Grammar
-from bedplate.generate.engine import prefill
+from bedplate.generate.prompt import prefill
 from bedplate.language_model import LanguageModel, load
 
 PATTERNS = [

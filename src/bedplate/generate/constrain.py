@@ -1,8 +1,8 @@
 """Text that must match a JSON Schema, a regular expression or a grammar: which tokens may come next.
 
-The automaton is llguidance's: one wheel for every Python from 3.9 on, 8 MB, MIT, without dependencies, 12 microseconds
-a token with GPT-2's vocabulary; xgrammar (3 microseconds) brings transformers and triton along, outlines-core (4) knows
-neither recursion nor numbers such as -1.25e3.
+The automaton is llguidance's: one wheel for every Python from 3.9 on, 8 MB, MIT, without dependencies, 7 microseconds a
+token with GPT-2's vocabulary; xgrammar (3) brings transformers and triton along, outlines-core (4) turns schemas into
+regular expressions, which cut recursion off.
 """
 
 import json
