@@ -14,6 +14,7 @@ from torch import nn
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
 from bedplate.files import atomic_folder
+from bedplate.generate import contrastive
 from bedplate.generate.beam import Beams, search_text
 from bedplate.generate.complete import generate, stream
 from bedplate.generate.sample import Sampling
@@ -99,6 +100,40 @@ class LanguageModel:
             draft._pack()
         several = [prompts] if isinstance(prompts, str) else list(prompts)
         results = speculate_text(self.model, self.tokenizer, several, draft=draft and draft.model, **_split(options))
+        return results[0] if isinstance(prompts, str) else results
+
+    @overload
+    def contrast(self, prompts: str, *, amateur: "LanguageModel", **options: Any) -> Generation: ...
+    @overload
+    def contrast(self, prompts: Sequence[str], *, amateur: "LanguageModel", **options: Any) -> list[Generation]: ...
+
+    def contrast(
+        self, prompts: str | Sequence[str], *, amateur: "LanguageModel", **options: Any
+    ) -> Generation | list[Generation]:
+        """Continue prompts with what this model likes much better than a smaller one of the same vocabulary does.
+
+        Options: max_new_tokens, alpha, amateur_temperature, width, stop, truncate; see `generate.contrastive`.
+        """
+        self._check_vocabulary(amateur)
+        self._pack()
+        amateur._pack()
+        several = [prompts] if isinstance(prompts, str) else list(prompts)
+        results = contrastive.contrast(self.model, amateur.model, self.tokenizer, several, **options)
+        return results[0] if isinstance(prompts, str) else results
+
+    @overload
+    def contrastive_search(self, prompts: str, **options: Any) -> Generation: ...
+    @overload
+    def contrastive_search(self, prompts: Sequence[str], **options: Any) -> list[Generation]: ...
+
+    def contrastive_search(self, prompts: str | Sequence[str], **options: Any) -> Generation | list[Generation]:
+        """Continue prompts with likely tokens that say something new; nothing is drawn.
+
+        Options: max_new_tokens, alpha, top_k, stop, truncate; see `generate.contrastive`.
+        """
+        self._pack()
+        several = [prompts] if isinstance(prompts, str) else list(prompts)
+        results = contrastive.search(self.model, self.tokenizer, several, **options)
         return results[0] if isinstance(prompts, str) else results
 
     def stream(self, prompt: str, **options: Any) -> Iterator[str]:
