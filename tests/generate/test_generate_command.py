@@ -1,5 +1,8 @@
 """The ways to decode on the command line: each prints what the library gives."""
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,3 +64,15 @@ def test_contradictions_are_one_line(words: list[str], message: str, capsys: pyt
     assert main([*SHORT, *words]) == 2
     printed = capsys.readouterr()
     assert message in printed.err and printed.err.count("\n") == 1 and not printed.out
+
+
+def test_the_examples_of_the_page_run(amateur: str, capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).parents[2] / "docs" / "parts" / "decoding.md"
+    names: dict[str, Any] = {}
+    first, *others = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    exec(first, names)
+    assert set(json.loads(capsys.readouterr().out)) == {"n"}
+    names["small"] = load(amateur)
+    for example in others:
+        exec(example, names)
+    assert len(others) == 3
