@@ -1,16 +1,18 @@
 """Constrained decoding: what cannot be followed is refused in one line, and nothing takes the process or its memory."""
 
+import contextlib
 import random
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 import pytest
 from tests.generate.tiny import plain_bytes, tokenizer
 
 from bedplate.errors import UserError
-from bedplate.generate.constrain import MAX_LENGTH, MAX_LINKS, Grammar
+from bedplate.generate.constrain import MAX_LENGTH, MAX_LINKS, MAX_MEETING, Grammar
 
 
 def chain(links: int) -> dict[str, Any]:
@@ -23,6 +25,39 @@ def deep(levels: int) -> dict[str, Any]:
     for _ in range(levels):
         schema = {"items": schema}
     return schema
+
+
+def anchored(links: int) -> dict[str, Any]:
+    """Each reference brings one more pattern that the same text has to match."""
+    rules = {f"d{i}": {"pattern": f".*{i}.*", "$ref": f"#/$defs/d{i + 1}"} for i in range(links)}
+    return {"$defs": rules | {f"d{links}": {"type": "string"}}, "$ref": "#/$defs/d0"}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """The same by anyOf within anyOf."""
+    schema: dict[str, Any] = {"pattern": "x"}
+    for level in range(levels):
+        schema = {"pattern": f".*{level}.*", "anyOf": [schema]}
+    return schema
+
+
+def together(count: int) -> dict[str, Any]:
+    """The same at once."""
+    return {"allOf": [{"pattern": f".*{number}.*"} for number in range(count)]}
+
+
+@pytest.mark.parametrize("kind", [anchored, nested, together])
+def test_as_many_patterns_as_may_meet_take_no_time(kind: Any) -> None:
+    begin = time.perf_counter()
+    for schema in (kind(MAX_MEETING - 1), kind(2)):
+        with contextlib.suppress(UserError):  # whether they contradict each other is given up early
+            Grammar.from_schema({"type": "string"} | schema, tokenizer())
+    assert time.perf_counter() - begin < 5
+
+
+def test_patterns_that_do_not_meet_may_be_many() -> None:
+    properties = {f"p{i}": {"type": "string", "pattern": f"{i}+"} for i in range(40)}
+    Grammar.from_schema({"type": "object", "properties": properties, "additionalProperties": False}, tokenizer())
 
 
 @pytest.mark.parametrize(
@@ -50,6 +85,9 @@ def deep(levels: int) -> dict[str, Any]:
          "too large"),
         ({"description": "x" * MAX_LENGTH}, "characters; use at most"),
         (chain(MAX_LINKS), "references; use at most"),
+        (together(20), "combines demands .* and has 20 patterns"),
+        (anchored(20), "combines demands"),
+        ({"type": "string"} | nested(20), "combines demands"),
         (deep(200), "recursion limit"),
         (deep(20_000), "no JSON"),
         ("[" * 100_000, "no JSON"),
@@ -69,6 +107,7 @@ def test_bad_schemas_are_user_errors(schema: Any, message: str) -> None:
         (Grammar.from_regex, r"(a)\1", "backreferences"),
         (Grammar.from_regex, "(" * 5000 + ")" * 5000, "nest"),
         (Grammar.from_regex, "a" * (MAX_LENGTH + 1), "use at most"),
+        (Grammar.from_grammar, "start: %json {}", "holds a JSON Schema"),
         (Grammar.from_grammar, "", "no start rule"),
         (Grammar.from_grammar, "start: x", "unknown name"),
         (Grammar.from_grammar, 'start: start "a"', "cannot be followed"),
@@ -110,3 +149,9 @@ def test_an_expression_that_explodes_ends_in_an_error_not_in_all_memory() -> Non
     with pytest.raises(UserError, match="cannot be followed"):
         for _ in range(100_000):
             constraint.accept(tokens.encode(letters.choice("ac"))[0])
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(UserError, match='library llguidance; pip install "bedplate\\[constrain\\]"'):
+        Grammar.from_regex("a", tokenizer())

@@ -21,10 +21,12 @@ from bedplate.errors import UserError, require
 # overflow the stack of a thread, which would end the process.
 MAX_LENGTH = 2**17  # characters of a schema, expression or grammar
 MAX_LINKS = 500  # rules of a grammar, references of a schema
+MAX_MEETING = 12  # patterns of a schema that may have to hold of one text; the time doubles with each
 LIMITS = {"max_lexer_states": 20_000, "max_grammar_size": 200_000, "verbose_errors": False}
 # Where the next bytes are certain, the library would leave only the tokens that its tokenizer gives them; the model is
 # to choose among all.
 FREE_TOKENS = '\n%llguidance {"no_forcing": true}\n'
+NO_DEMANDS = frozenset("$schema $id $defs definitions title description default examples $comment x-guidance".split())
 # JSON is written compactly, as json.dumps writes it, or with an indent; never with white space that goes on and on.
 JSON_OPTIONS = {"whitespace_flexible": True, "whitespace_pattern": r"(\n {0,16}| )", "lenient": False}
 
@@ -62,6 +64,7 @@ class Grammar:
         except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"the {kind} is no JSON ({_cause(str(error))})", fix=f"correct the {kind}") from error
         _check_size(text, text.count('"$ref"'), kind)
+        _check_patterns(content)
         return cls(f"start: %json {text}", tokenizer, kind=kind)
 
     @classmethod
@@ -76,7 +79,9 @@ class Grammar:
     def from_grammar(cls, text: str, tokenizer: Any) -> "Grammar":
         """Texts of a context-free grammar in llguidance's variant of Lark; its first rule is called `start`."""
         kind = "grammar"
-        _check_size(text, text.count("\n") + text.count("{"), kind)  # a schema inside may hold references
+        _check_size(text, text.count("\n"), kind)
+        if "%json" in text:  # it would escape the limits of schemas
+            raise UserError(f"the {kind} holds a JSON Schema", fix="use from_schema, or write rules")
         return cls(text, tokenizer, kind=kind)
 
     def start(self) -> "Constraint":
@@ -150,6 +155,30 @@ def _check_size(text: str, links: int, kind: str) -> None:
         raise UserError(f"the {kind} has {len(text)} characters", fix=f"use at most {MAX_LENGTH}")
     if links > MAX_LINKS:
         raise UserError(f"the {kind} has {links} rules or references", fix=f"use at most {MAX_LINKS}")
+
+
+def _check_patterns(schema: Any) -> None:
+    """Refuse a schema that combines demands and holds many patterns: the library would intersect them for hours."""
+    patterns: set[str] = set()
+    combines = False
+    waiting = [schema]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            demands = item.keys() - NO_DEMANDS
+            combines |= "allOf" in demands or (len(demands) > 1 and bool(demands & {"anyOf", "oneOf", "$ref"}))
+            own = [item.get("pattern"), item.get("format"), *_keys(item.get("patternProperties"))]
+            patterns.update(pattern for pattern in own if isinstance(pattern, str))
+        waiting += item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+    if combines and len(patterns) > MAX_MEETING:
+        cause = (
+            f"the JSON Schema combines demands (allOf, or anyOf or $ref beside others) and has {len(patterns)} patterns"
+        )
+        raise UserError(cause, fix=f"use at most {MAX_MEETING} patterns and formats, or combine nothing")
+
+
+def _keys(table: Any) -> list[str]:
+    return list(table) if isinstance(table, dict) else []
 
 
 def _cause(message: str) -> str:
