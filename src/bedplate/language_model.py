@@ -14,9 +14,11 @@ from torch import nn
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
 from bedplate.files import atomic_folder
+from bedplate.generate import contrastive
 from bedplate.generate.beam import Beams, search_text
 from bedplate.generate.complete import generate, stream
 from bedplate.generate.sample import Sampling
+from bedplate.generate.speculative import Speculation, speculate_text
 from bedplate.generate.text import Generation
 from bedplate.models import from_pretrained, published_sizes, save_pretrained
 from bedplate.nn.fast.packed_linear import pack
@@ -76,6 +78,64 @@ class LanguageModel:
         results = search_text(self.model, self.tokenizer, several, beams=Beams(**fields), **options)
         return results[0] if isinstance(prompts, str) else results
 
+    @overload
+    def speculate(self, prompts: str, *, draft: "LanguageModel | None" = None, **options: Any) -> Speculation: ...
+    @overload
+    def speculate(
+        self, prompts: Sequence[str], *, draft: "LanguageModel | None" = None, **options: Any
+    ) -> list[Speculation]: ...
+
+    def speculate(
+        self, prompts: str | Sequence[str], *, draft: "LanguageModel | None" = None, **options: Any
+    ) -> Speculation | list[Speculation]:
+        """Continue prompts, one after the other, in fewer passes: tokens that `draft`, or without one the text itself,
+        proposes are judged together. What is drawn has the distribution that `generate` draws from.
+
+        Options: those of `generate` except `seeds`, and `count`, the most tokens proposed a pass; see
+        `generate.speculative`. `draft` must have the same vocabulary.
+        """
+        self.pack()
+        if draft is not None:
+            self._check_vocabulary(draft)
+            draft.pack()
+        several = [prompts] if isinstance(prompts, str) else list(prompts)
+        results = speculate_text(self.model, self.tokenizer, several, draft=draft and draft.model, **_split(options))
+        return results[0] if isinstance(prompts, str) else results
+
+    @overload
+    def contrast(self, prompts: str, *, amateur: "LanguageModel", **options: Any) -> Generation: ...
+    @overload
+    def contrast(self, prompts: Sequence[str], *, amateur: "LanguageModel", **options: Any) -> list[Generation]: ...
+
+    def contrast(
+        self, prompts: str | Sequence[str], *, amateur: "LanguageModel", **options: Any
+    ) -> Generation | list[Generation]:
+        """Continue prompts with what this model likes much better than a smaller one of the same vocabulary does.
+
+        Options: max_new_tokens, alpha, amateur_temperature, width, stop, truncate; see `generate.contrastive`.
+        """
+        self._check_vocabulary(amateur)
+        self.pack()
+        amateur.pack()
+        several = [prompts] if isinstance(prompts, str) else list(prompts)
+        results = contrastive.contrast(self.model, amateur.model, self.tokenizer, several, **options)
+        return results[0] if isinstance(prompts, str) else results
+
+    @overload
+    def contrastive_search(self, prompts: str, **options: Any) -> Generation: ...
+    @overload
+    def contrastive_search(self, prompts: Sequence[str], **options: Any) -> list[Generation]: ...
+
+    def contrastive_search(self, prompts: str | Sequence[str], **options: Any) -> Generation | list[Generation]:
+        """Continue prompts with likely tokens that say something new; nothing is drawn.
+
+        Options: max_new_tokens, alpha, top_k, stop, truncate; see `generate.contrastive`.
+        """
+        self.pack()
+        several = [prompts] if isinstance(prompts, str) else list(prompts)
+        results = contrastive.search(self.model, self.tokenizer, several, **options)
+        return results[0] if isinstance(prompts, str) else results
+
     def stream(self, prompt: str, **options: Any) -> Iterator[str]:
         """Continue one prompt, piece by piece, with the options of `generate` except `seeds`."""
         self.pack()
@@ -95,6 +155,10 @@ class LanguageModel:
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"cannot write {folder} ({reason})", fix="choose another folder") from error
+
+    def _check_vocabulary(self, other: "LanguageModel") -> None:
+        if other.tokenizer.digest != self.tokenizer.digest:
+            raise UserError("the two models have different vocabularies", fix="use two that share a tokenizer")
 
     def pack(self) -> None:
         """Prepare the weights for decoding on a CPU, unless the model is training; `generate` does it by itself."""

@@ -113,7 +113,7 @@ def test_modules_are_found_by_name_in_few_places(path):
 def test_dependencies_are_those_that_the_code_imports():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = project["optional-dependencies"]
-    declared = sum((optional[extra] for extra in ("data", "wandb", "mlflow")), project["dependencies"])
+    declared = sum((optional[extra] for extra in ("data", "constrain", "wandb", "mlflow")), project["dependencies"])
     names = {re.match(r"[\w-]+", line).group() for line in declared}
     imported = {name.split(".")[0] for path in sources() for _, name in imports(path)} | required()
     own = set(sys.stdlib_module_names) | REFERENCES | {"bedplate"}
