@@ -1,0 +1,25 @@
+"""Commands that let other programs use our models: export, lm-eval."""
+
+import argparse
+from pathlib import Path
+
+from bedplate.commands.options import Command, program
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write a model as other programs open it, with golden prompts that tell whether they compute the same."""
+    from bedplate.export import export as export_folder
+
+    for path in export_folder(options.target, options.folder, format=options.format, dtype=options.dtype):
+        print(f"{path.stat().st_size:>14,} bytes  {path}")
+    print(f"Try, once a server has it open: {program()} diff {options.folder} http://localhost:8000")
+    return 0
+
+
+def register(command: Command) -> None:
+    """Add these commands and their options."""
+    one = command(export)
+    one.add_argument("target", help="run, folder, shipped name (gpt2-tiny) or hub id")
+    one.add_argument("folder", type=Path, help="where to write; an earlier export there is replaced")
+    one.add_argument("--format", default="hf", metavar="NAME", help="hf (transformers, vLLM; default) or gguf (llama.cpp)")
+    one.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default), bfloat16, float16; gguf: q8_0")
