@@ -22,14 +22,15 @@ def export(target: str | Path, folder: str | Path, *, format: str = "hf", dtype:
 
     hf: Hugging Face layout, as transformers and vLLM open it, in float32, bfloat16 or float16.
     gguf: one file as llama.cpp opens it, in these or in q8_0 (8 bits in blocks of 32 with a scale each).
-    `golden.json` beside it says what the model answers in this number format (q8_0: before it is rounded).
+    `golden.json` beside it says what the model answers: for hf in this number format, for gguf in float32, since only
+    the matrices are rounded there.
     """
     known = {"hf": list(DTYPES), "gguf": list(ENCODINGS)}
     if format not in known:
         raise UserError(f"there is no format {format!r}", fix=nearest(format, known))
     if dtype not in known[format]:
         raise UserError(f"there is no number format {dtype!r} for {format}", fix=nearest(dtype, known[format]))
-    language_model = load(target, dtype=DTYPES.get(dtype, torch.float32))
+    language_model = load(target, dtype=DTYPES[dtype] if format == "hf" else torch.float32)
     golden = dataclasses.asdict(golden_prompts(language_model))
     if format == "hf":
         language_model.save(folder)
