@@ -11,8 +11,9 @@ from tests.architecture.tree import ROOT, SOURCE, imports, name_of, parse, room,
 
 # Left may import right; never leftwards, and not sideways between rooms that share a place, unless SIDEWAYS says so.
 ORDER = (
-    "cli __main__ studio > commands > console show export > experiments > recipes serve bench verify language_model > evaluate"
-    " > train retrieve > objectives adapt generate > models > weights data > nn > files > errors papers __init__"
+    "cli __main__ studio > commands > console show export > experiments > recipes serve bench verify language_model"
+    " > evaluate > train retrieve > objectives adapt generate > models > weights data"
+    " > nn > files > errors papers __init__"
 )
 RANK = {name: rank for rank, names in enumerate(ORDER.split(" > ")) for name in names.split()}
 SIDEWAYS = {
@@ -35,7 +36,10 @@ BY_NAME = {  # where a module may be found by its name
     "recipes/recipe.py": "recipe names of the command line",
     "experiments/experiment.py": "paper names of the command line",
 }
-DISTRIBUTIONS = {"huggingface-hub": "huggingface_hub", "lm-eval": "lm_eval"}  # where the name to install is not the name to import
+DISTRIBUTIONS = {
+    "huggingface-hub": "huggingface_hub",
+    "lm-eval": "lm_eval",
+}  # where the name to install is not the name to import
 
 
 def rooms_imported(path):

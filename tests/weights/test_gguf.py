@@ -70,7 +70,8 @@ def test_every_tensor_is_there_and_equal(dtype: str, tmp_path: Path) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         matrix = value.ndim == 2 and not name.startswith("position")
-        if dtype == "q8_0" and matrix:  # blocks of 32 with a float16 scale: off by half a step, and the scale's rounding
+        if dtype == "q8_0" and matrix:
+            # Blocks of 32 with a float16 scale: off by half a step, and by the scale's rounding.
             step = value.reshape(-1, 32).abs().amax(1, keepdim=True) / 127
             assert ((found[name] - value).reshape(-1, 32).abs() <= step * (0.5 + 127 * 2**-11)).all(), name
         else:
@@ -175,4 +176,6 @@ def test_llama_cpp_answers_the_golden_prompts(dtype: str, bound: float, tmp_path
 def test_the_shipped_model_has_a_gguf_of_its_own_size(tmp_path: Path) -> None:
     export("gpt2-tiny", tmp_path / "tiny", format="gguf", dtype="q8_0")
     _, found = read(tmp_path / "tiny" / "model.gguf")
-    assert sum(value.numel() for value in found.values()) == sum(p.numel() for p in load("gpt2-tiny").model.parameters())
+    assert sum(value.numel() for value in found.values()) == sum(
+        p.numel() for p in load("gpt2-tiny").model.parameters()
+    )

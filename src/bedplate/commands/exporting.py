@@ -21,5 +21,5 @@ def register(command: Command) -> None:
     one = command(export)
     one.add_argument("target", help="run, folder, shipped name (gpt2-tiny) or hub id")
     one.add_argument("folder", type=Path, help="where to write; an earlier export there is replaced")
-    one.add_argument("--format", default="hf", metavar="NAME", help="hf (transformers, vLLM; default) or gguf (llama.cpp)")
-    one.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default), bfloat16, float16; gguf: q8_0")
+    one.add_argument("--format", default="hf", metavar="NAME", help="hf (transformers, vLLM; the default) or gguf")
+    one.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default), bfloat16, float16, q8_0")

@@ -1,4 +1,4 @@
-"""Golden prompts: what a model says to fixed prompts, token by token, so that another program can be held against it."""
+"""Golden prompts: what a model answers to fixed prompts, token by token, to hold another program against it."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -125,10 +125,21 @@ def _logprobs(model: nn.Module, ids: Sequence[int]) -> Tensor:
 
 
 def _prompt_from(row: Mapping[str, Any]) -> GoldenPrompt:
-    tokens = {name: [_token_from(token) for token in row[name]] for name in ("prompt", "continuation")}
-    return GoldenPrompt(**{**row, **tokens})
+    return GoldenPrompt(
+        name=str(row["name"]),
+        text=str(row["text"]),
+        prompt=[_token_from(token) for token in row["prompt"]],
+        continuation=[_token_from(token) for token in row["continuation"]],
+        continuation_text=str(row["continuation_text"]),
+        ended=bool(row["ended"]),
+    )
 
 
 def _token_from(row: Mapping[str, Any]) -> Token:
-    runner_up = row.get("runner_up")
-    return Token(**{**row, "runner_up": _token_from(runner_up) if runner_up else None})
+    logprob, second = row["logprob"], row["runner_up"]
+    return Token(
+        id=int(row["id"]),
+        text=str(row["text"]),
+        logprob=None if logprob is None else float(logprob),
+        runner_up=None if second is None else _token_from(second),
+    )
