@@ -6,11 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from typing import Any
 
 import torch
 
 from bedplate.data.tokenize.byte_bpe import ByteBPE
+from bedplate.generate import Sampling
+from bedplate.generate.engine import sample_tokens
 from bedplate.language_model import LanguageModel
 
 
@@ -31,7 +34,7 @@ class Service:
     content: bool = False  # log-probabilities in the layout of chat, as llama.cpp gives them
     name: str = "tiny"
     stop_after: int | None = None
-    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(3))
+    seeds: Iterator[int] = field(default_factory=count)
 
     def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Status and content of the response to a request for a completion."""
@@ -44,11 +47,7 @@ class Service:
         body = {name: value for name, value in body.items() if name not in self.ignores}
         end = self.tokenizer.end_id
         prompt = [end] * self.bos + self.tokenizer.encode(self.before + body["prompt"] + self.after) or [end]
-        ids = list(prompt)
-        for _ in range(min(body["max_tokens"], self.stop_after or 99)):
-            ids.append(self._next(ids))
-            if ids[-1] == end:
-                break
+        ids = [*prompt, *self._continuation(prompt, min(body["max_tokens"], self.stop_after or 99))]
         first = 0 if body.get("echo") else len(prompt)
         choice: dict[str, Any] = {"index": 0, "text": self.tokenizer.decode(ids[first:])}
         choice["finish_reason"] = "stop" if ids[-1] == end else "length"
@@ -57,21 +56,24 @@ class Service:
         counted = {"prompt_tokens": len(prompt), "completion_tokens": len(ids) - len(prompt)}
         return 200, {"object": "text_completion", "choices": [choice]} | ({"usage": counted} if self.counts else {})
 
-    def _scores(self, ids: Sequence[int]) -> torch.Tensor:
+    def _continuation(self, prompt: Sequence[int], length: int) -> list[int]:
+        drawn = sample_tokens(
+            self.language_model.model,
+            [prompt],
+            max_new_tokens=length,
+            sampling=Sampling(temperature=self.temperature),
+            seeds=[next(self.seeds)],
+            is_done=lambda token: token.id == self.tokenizer.end_id,
+        )
+        return [token.id for token in drawn]
+
+    def _logprobs(self, ids: Sequence[int], first: int, number: int) -> dict[str, Any]:
         with torch.no_grad():
-            return self.language_model.model(torch.tensor([ids]))[0].float().log_softmax(-1)
-
-    def _next(self, ids: Sequence[int]) -> int:
-        scores = self._scores(ids)[-1]
-        if self.temperature == 0:
-            return int(scores.argmax())
-        return int(torch.multinomial((scores / self.temperature).softmax(-1), 1, generator=self.generator))
-
-    def _logprobs(self, ids: Sequence[int], first: int, count: int) -> dict[str, Any]:
-        scores, texts = self._scores(ids), [self.tokenizer.decode([id]) for id in ids]
+            scores = self.language_model.model(torch.tensor([ids]))[0].float().log_softmax(-1)
+        texts = [self.tokenizer.decode([id]) for id in ids]
         chosen: list[float | None] = [None, *(scores[i, id].item() for i, id in enumerate(ids[1:]))]
         tops: list[dict[str, float]] = [{}]
-        values, places = scores[:-1].topk(count)
+        values, places = scores[:-1].topk(number)
         tops += [
             {self.tokenizer.decode([id]): value for id, value in zip(row_ids, row_values, strict=True)}
             for row_ids, row_values in zip(places.tolist(), values.tolist(), strict=True)
