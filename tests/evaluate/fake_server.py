@@ -31,6 +31,7 @@ class Service:
     ignores: tuple[str, ...] = ()  # options that do nothing
     counts: bool = True  # reports usage
     tops: bool = True  # reports the likeliest tokens
+    shifted: bool = False  # log-probabilities of an echo are those of the place before
     content: bool = False  # log-probabilities in the layout of chat, as llama.cpp gives them
     name: str = "tiny"
     stop_after: int | None = None
@@ -71,6 +72,8 @@ class Service:
         with torch.no_grad():
             scores = self.language_model.model(torch.tensor([ids]))[0].float().log_softmax(-1)
         texts = [self.tokenizer.decode([id]) for id in ids]
+        if self.shifted and first == 0:
+            scores = scores.roll(1, dims=0)
         chosen: list[float | None] = [None, *(scores[i, id].item() for i, id in enumerate(ids[1:]))]
         tops: list[dict[str, float]] = [{}]
         values, places = scores[:-1].topk(number)

@@ -56,6 +56,7 @@ TELLING = {
     "no echo": {"refuses": ("echo",)},
     "echo ignored": {"ignores": ("echo",)},
     "no likeliest tokens": {"tops": False},
+    "a wrong echo": {"shifted": True},
     "no log-probabilities": {"refuses": ("logprobs",)},
     "log-probabilities ignored": {"ignores": ("echo", "logprobs")},
     "nothing but text": {"refuses": ("logprobs",), "counts": False},
@@ -71,6 +72,7 @@ def test_a_right_server_is_equal_however_much_it_tells(telling: str, golden: Gol
     assert any("only texts were compared" in limit for limit in found["limits"]) == silent
     assert any("only counted" in limit for limit in found["limits"]) == (telling in ("no echo", "echo ignored"))
     assert any("only be suspected" in limit for limit in found["limits"]) == (telling == "nothing but text")
+    assert any("contradict" in limit for limit in found["limits"]) == (telling == "a wrong echo")
     for row in found["prompts"]:
         assert (row["largest"] is None or row["largest"] < 1e-4) and (row["largest"] is None) == silent
 

@@ -46,6 +46,8 @@ def line_up(golden: GoldenPrompt, reply: Reply) -> Pair:
     else:
         alike = [_alike(mine.text, heard.text) for mine, heard in zip(ours, reply.continuation, strict=False)]
         equal = alike.index(False) if False in alike else len(alike)
+        if equal == len(alike) and reply.text.startswith(golden.continuation_text):
+            equal = len(ours)  # a last token of which only the text is told
         noise = [] if extra or not _same_prompt(golden, reply) else _noise(golden, reply, ours, equal)
     theirs = reply.continuation
     return Pair(golden=golden, reply=reply, ours=ours, theirs=theirs, extra=extra, equal=equal, noise=noise)

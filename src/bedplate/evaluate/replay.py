@@ -139,6 +139,8 @@ def _limits(replies: Sequence[Reply], refused: Sequence[Finding]) -> list[str]:
         limits.append("the server gives no log-probabilities: only texts were compared")
     elif not any(reply.prompt for reply in replies):
         limits.append("the server does not echo prompts: their tokens were only counted")
+    elif not any(token.logprob for reply in replies for token in reply.prompt or []):
+        limits.append("log-probabilities of echoed prompts contradict those of the answers: they were left out")
     if all(reply.prompt_tokens is None and reply.prompt is None for reply in replies):
         limits.append("the server does not count prompt tokens: a BOS or a template can only be suspected")
     return limits

@@ -5,14 +5,15 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bedplate.errors import UserError, nearest
 
-WISHES = ({"echo": True, "logprobs": 5}, {"logprobs": 5}, {})  # a server that refuses one is asked for the next
 REFUSALS = (400, 422, 500, 501)
 TIMEOUT = 120  # seconds
+TOP = 5  # likeliest tokens that are asked for at each place
+CONTRADICTION = 0.5  # nats between two reports of one log-probability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,24 +50,42 @@ class CompletionServer:
         if model is None and not listed:
             raise UserError(f"{self.url} lists no models", fix="name one with --served NAME")
         self.model = model or listed[0]
-        self._wish = 0  # what the server is known to grant
+        self._gives_logprobs = self._echoes = True  # until it refuses
 
     def complete(self, prompt: str, *, max_tokens: int) -> Reply:
-        """The likeliest continuation. Raises Refused when the server does not answer this prompt, whatever is asked."""
-        problem = ""
-        for number, wish in enumerate(WISHES[self._wish :], start=self._wish):
-            body = {"model": self.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, **wish}
+        """The likeliest continuation. Raises Refused when the server does not answer this prompt, whatever is asked.
+
+        The prompt's own tokens come from a second request, with `echo`; where its log-probabilities contradict those
+        of the first (llama-cpp-python gives them for the place before), they are left out.
+        """
+        body = {"model": self.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
+        answer = None
+        if self._gives_logprobs:
             try:
-                answer = self._ask("completions", body)
-            except urllib.error.HTTPError as error:
-                problem = problem or _message(error)
-                if error.code not in REFUSALS:
-                    fix = "check the address, the name of the model (--served) and the rights to use it"
-                    raise UserError(f"{self.url}/completions answers {error.code} ({problem})", fix=fix) from error
-                continue
-            self._wish = number
-            return _reply(answer, prompt, max_tokens, self.url)
-        raise Refused(problem)
+                answer = self._ask_completion(body | {"logprobs": TOP})
+            except Refused:
+                self._gives_logprobs = not prompt  # an empty prompt may be what it refuses
+        if answer is None:
+            return _reply(self._ask_completion(body), prompt, max_tokens, self.url)
+        reply = _reply(answer, prompt, max_tokens, self.url)
+        if not self._echoes or reply.continuation is None:
+            return reply
+        try:
+            echo = self._ask_completion(body | {"logprobs": TOP, "echo": True})
+        except Refused:
+            self._echoes = not prompt
+            return reply
+        return _with_prompt(reply, _reply(echo, prompt, max_tokens, self.url))
+
+    def _ask_completion(self, body: Mapping[str, Any]) -> Any:
+        try:
+            return self._ask("completions", body)
+        except urllib.error.HTTPError as error:
+            problem = f"{error.code} {_message(error)}"
+            if error.code in REFUSALS:
+                raise Refused(problem) from error
+            fix = "check the address, the name of the model (--served) and the rights to use it"
+            raise UserError(f"{self.url}/completions answers {problem}", fix=fix) from error
 
     def _models(self) -> list[str]:
         try:
@@ -109,12 +128,29 @@ def _reply(answer: Any, prompt: str, max_tokens: int, url: str) -> Reply:
         count = usage.get("completion_tokens", max_tokens if cut_off else None)
         known = text[: text.find(prompt) + len(prompt)] if prompt in text else ""
         split = _length_of(known, tokens) if count is None else max(len(tokens) - count, 0)
+        if split:  # llama-cpp-python leaves out the last token of an answer after an echo, but counts it
+            split = usage.get("prompt_tokens", split)
     return Reply(
         text=text[len(prompt) :] if echoed else text,
         prompt_tokens=usage.get("prompt_tokens"),
         prompt=tokens[:split] if tokens and split else None,
         continuation=None if tokens is None else tokens[split:],
     )
+
+
+def _with_prompt(reply: Reply, echo: Reply) -> Reply:
+    """The reply with the prompt that an echo tells."""
+    if echo.prompt is None:
+        return reply
+    differences = [0.0]
+    for first, second in zip(reply.continuation or [], echo.continuation or [], strict=False):
+        if first.text != second.text:
+            break
+        if first.logprob is not None and second.logprob is not None:
+            differences.append(abs(first.logprob - second.logprob))
+    if max(differences) <= CONTRADICTION:
+        return replace(reply, prompt=echo.prompt)
+    return replace(reply, prompt=[replace(heard, logprob=None, top={}) for heard in echo.prompt])
 
 
 def _length_of(text: str, tokens: Sequence[Heard]) -> int:
@@ -143,7 +179,7 @@ def _message(error: urllib.error.HTTPError) -> str:
         content = json.loads(error.read())
         detail = content.get("error", content.get("message", content))
         detail = detail.get("message", detail) if isinstance(detail, dict) else detail
-        return " ".join(str(detail).split())[:200]
+        return " ".join(str(detail).split())[:200] or str(error.reason)
     except (ValueError, OSError, AttributeError):
         return str(error.reason)
 
