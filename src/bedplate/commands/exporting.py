@@ -16,6 +16,15 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
+def lm_eval(options: argparse.Namespace) -> int:
+    """EleutherAI's lm-evaluation-harness with our models: --model bedplate --model_args target=MODEL --tasks ..."""
+    from bedplate.evaluate.harness import run
+    from bedplate.language_model import load
+
+    run(options.words, load)
+    return 0
+
+
 def register(command: Command) -> None:
     """Add these commands and their options."""
     one = command(export)
@@ -23,3 +32,5 @@ def register(command: Command) -> None:
     one.add_argument("folder", type=Path, help="where to write; an earlier export there is replaced")
     one.add_argument("--format", default="hf", metavar="NAME", help="hf (transformers, vLLM; the default) or gguf")
     one.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default), bfloat16, float16, q8_0")
+    one = command(lm_eval, prefix_chars="\0", add_help=False)  # every word is lm-eval's, those with dashes too
+    one.add_argument("words", nargs=argparse.REMAINDER)
