@@ -169,19 +169,26 @@ def model_class(load: Load) -> type:
     from lm_eval.api.model import TemplateLM
 
     class Bedplate(Adapter, TemplateLM):
-        def __init__(
-            self, target: str, *, dtype: str = "float32", device: str | None = None,
-            batch_size: int | str = 1, max_batch_size: int | None = None, max_gen_toks: int = 256,
-        ) -> None:  # fmt: skip
-            known = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
-            if dtype not in known:
-                raise UserError(f"there is no number format {dtype!r}", fix=nearest(dtype, known))
-            language_model = load(target, dtype=known[dtype])
-            if device and (torch.cuda.is_available() or not device.startswith("cuda")):  # lm-eval's default is cuda:0
-                language_model.model.to(device)
-            super().__init__(language_model, batch_size=batch_size, max_gen_toks=max_gen_toks)
+        def __init__(self, target: str = "", *, dtype: str = "float32", device: str | None = None, **options: Any):
+            super().__init__(_open(load, target, dtype, options), **options)
+            if device and (torch.cuda.is_available() or not device.startswith("cuda")):  # lm-eval's default: cuda:0
+                self.language_model.model.to(device)
 
     return Bedplate
+
+
+def _open(load: Load, target: str, dtype: str, options: dict[str, Any]) -> Any:
+    """The model that --model_args names; takes out of `options` what only other models of lm-eval need."""
+    known = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+    names = ("target", "dtype", "device", "batch_size", "max_gen_toks")
+    options.pop("max_batch_size", None)
+    if unknown := sorted(options.keys() - set(names)):
+        raise UserError(f"--model_args has no {unknown[0]!r}", fix=nearest(unknown[0], names))
+    if dtype not in known:
+        raise UserError(f"there is no number format {dtype!r}", fix=nearest(dtype, known))
+    if not target:
+        raise UserError("no model is named", fix="add --model_args target=MODEL: a run, a folder or a shipped name")
+    return load(target, dtype=known[dtype])
 
 
 def run(words: Sequence[str], load: Load) -> None:
@@ -195,5 +202,9 @@ def run(words: Sequence[str], load: Load) -> None:
     before, sys.argv = sys.argv, ["bedplate lm-eval", *words]
     try:
         cli_evaluate()
+    except ValueError as error:
+        if str(error).startswith("Tasks not found"):
+            raise UserError(str(error), fix="list them with: bedplate lm-eval ls tasks") from error
+        raise
     finally:
         sys.argv = before
