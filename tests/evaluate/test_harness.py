@@ -85,31 +85,43 @@ def evaluate(model: Any, tasks: Path, **options: Any) -> dict[str, Any]:
     return lm_eval.simple_evaluate(model=model, tasks=list(TASKS), task_manager=manager, **options)
 
 
+DTYPES = ["float32", "float64"]
+
+
 @pytest.fixture(scope="module")
 def ours(exported: Path, tasks: Path) -> dict[str, Any]:
-    return evaluate(model_class(load)(str(exported), batch_size=3), tasks)
+    """Results by number format."""
+    model = model_class(load)
+    return {dtype: evaluate(model(str(exported), dtype=dtype, batch_size=3), tasks) for dtype in DTYPES}
 
 
 @pytest.fixture(scope="module")
 def theirs(exported: Path, tasks: Path) -> dict[str, Any]:
-    arguments = {"pretrained": str(exported), "dtype": "float32"}
-    return evaluate("hf", tasks, model_args=arguments, device="cpu", batch_size=1)
+    arguments = [{"pretrained": str(exported), "dtype": dtype} for dtype in DTYPES]
+    found = [evaluate("hf", tasks, model_args=one, device="cpu", batch_size=1) for one in arguments]
+    return dict(zip(DTYPES, found, strict=True))
 
 
-def test_log_likelihoods_and_answers_equal_those_of_hf(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_log_likelihoods_and_answers_equal_those_of_hf(
+    dtype: str, ours: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    # A sum over hundreds of nats, which hf adds up in float32, has but seven digits.
+    bounds = {"float32": {"abs": 1e-4, "rel": 1e-6}, "float64": {"abs": 1e-8}}[dtype]
     greedy_seen = set()
     for name, rows in ROWS.items():
-        mine, others = (sorted(side["samples"][name], key=lambda row: row["doc_id"]) for side in (ours, theirs))
+        samples = [side[dtype]["samples"][name] for side in (ours, theirs)]
+        mine, others = (sorted(side, key=lambda row: row["doc_id"]) for side in samples)
         assert len(mine) == len(others) == len(rows)
         for own, other in zip(mine, others, strict=True):
             assert own["arguments"] == other["arguments"]
             if name == "tiny_answers":
                 assert own["resps"] == other["resps"]
             elif name == "tiny_rolling":
-                assert own["resps"][0][0] == pytest.approx(other["resps"][0][0], abs=1e-4)
+                assert own["resps"][0][0] == pytest.approx(other["resps"][0][0], **bounds)
             else:
                 for (own_value, own_greedy), (value, greedy) in zip(flat(own), flat(other), strict=True):
-                    assert own_value == pytest.approx(value, abs=1e-4) and own_greedy == greedy
+                    assert own_value == pytest.approx(value, **bounds) and own_greedy == greedy
                     greedy_seen.add(greedy)
     assert greedy_seen == {True, False}
 
@@ -120,11 +132,11 @@ def flat(row: dict[str, Any]) -> list[tuple[float, bool]]:
 
 def test_metrics_equal_those_of_hf(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     for name in TASKS:
-        mine, others = ours["results"][name], theirs["results"][name]
+        mine, others = (side["float64"]["results"][name] for side in (ours, theirs))
         assert mine.keys() == others.keys()
         for metric, value in mine.items():
             if isinstance(value, float):
-                assert value == pytest.approx(others[metric], rel=1e-5), metric
+                assert value == pytest.approx(others[metric], rel=1e-9), metric
 
 
 def test_too_long_contexts_are_cut_and_said_once(exported: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -203,11 +215,11 @@ def test_the_command_line_of_lm_eval_knows_our_models(
     assert finished.returncode == 0, finished.stderr
     (written,) = tmp_path.rglob("out*.json")
     results = json.loads(written.read_text())
-    assert results["config"]["model_sha"] == ours["config"]["model_sha"]
+    assert results["config"]["model_sha"] == ours["float32"]["config"]["model_sha"]
     for name in TASKS:
         for metric, value in results["results"][name].items():
             if isinstance(value, float):
-                assert value == pytest.approx(ours["results"][name][metric], rel=1e-6)
+                assert value == pytest.approx(ours["float32"]["results"][name][metric], rel=1e-6)
 
 
 def test_unknown_tasks_are_a_user_error() -> None:

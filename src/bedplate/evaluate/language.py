@@ -85,7 +85,8 @@ def score_continuations(
                 first = len(context) - 1  # logits of the continuation alone: those of all places can fill a memory
                 logits = model.logits(features[first : first + len(continuation)])
                 chosen = torch.tensor(continuation, dtype=torch.long, device=device)
-                logprobs = logits.float().log_softmax(-1).gather(1, chosen[:, None])
+                exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+                logprobs = exact.log_softmax(-1).gather(1, chosen[:, None])
                 greedy = bool((logits.argmax(-1) == chosen).all())
                 scores.append(Score(logprob=logprobs.double().sum().item(), greedy=greedy))
     return scores
