@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bedplate import __version__
-from bedplate.commands import measuring, proving, serving, showing, training, using
+from bedplate.commands import exporting, measuring, proving, serving, showing, training, using
 from bedplate.errors import UserError, nearest
 
 
@@ -32,15 +32,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"bedplate {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
 
-    def command(function: Any, *, json: bool = False) -> argparse.ArgumentParser:
+    def command(function: Any, *, json: bool = False, **parser_options: Any) -> argparse.ArgumentParser:
         name, help_text = function.__name__.replace("_", "-"), function.__doc__
-        added = commands.add_parser(name, help=help_text, description=help_text)
+        added = commands.add_parser(name, help=help_text, description=help_text, **parser_options)
         added.set_defaults(function=function)
         if json:
             added.add_argument("--json", type=Path, metavar="FILE", help="also write the table here")
         return added
 
-    for module in (showing, training, using, serving, proving, measuring):
+    for module in (showing, training, using, serving, exporting, proving, measuring):
         module.register(command)
     return parser
 

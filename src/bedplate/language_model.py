@@ -1,6 +1,7 @@
 """`bedplate.load`: from a name or a folder to a model that can be used."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from importlib import resources
@@ -28,7 +29,7 @@ CHECKPOINTS = Path(str(resources.files("bedplate") / "checkpoints"))
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt")
 MODEL_FILES = (  # what `save` may replace
     "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*.json",
-    "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "golden.json",
 )  # fmt: skip
 
 
@@ -146,15 +147,9 @@ class LanguageModel:
 
         An existing folder is replaced when it is empty or holds a model and nothing else; otherwise a UserError.
         """
-        folder = Path(folder).resolve()
-        try:
-            _check_replaceable(folder)
-            with atomic_folder(folder) as temporary:
-                save_pretrained(self.model, temporary, end_id=self.tokenizer.end_id)
-                self.tokenizer.save(temporary)
-        except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"cannot write {folder} ({reason})", fix="choose another folder") from error
+        with replacing(Path(folder), owned=MODEL_FILES, mark="config.json") as temporary:
+            save_pretrained(self.model, temporary, end_id=self.tokenizer.end_id)
+            self.tokenizer.save(temporary)
 
     def _check_vocabulary(self, other: "LanguageModel") -> None:
         if other.tokenizer.digest != self.tokenizer.digest:
@@ -199,12 +194,25 @@ def _checked(model: Any, tokenizer: ByteBPE, folder: Path) -> LanguageModel:
     return LanguageModel(model, tokenizer)
 
 
-def _check_replaceable(folder: Path) -> None:
-    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    foreign = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in MODEL_FILES)]
-    if foreign or (names and "config.json" not in names):
-        cause = f"{folder} holds other files, such as {(foreign or names)[0]!r}, which saving would remove"
-        raise UserError(cause, fix="name a new folder, or one that holds a model alone")
+@contextmanager
+def replacing(folder: Path, *, owned: Sequence[str], mark: str) -> Iterator[Path]:
+    """Yields a temporary folder that takes the place of `folder`, whole or not at all.
+
+    An existing folder must be empty, or hold a file called `mark` and nothing but `owned` files (patterns); a
+    UserError says otherwise.
+    """
+    folder = folder.resolve()
+    try:
+        names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        foreign = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in owned)]
+        if foreign or (names and mark not in names):
+            cause = f"{folder} holds other files, such as {(foreign or names)[0]!r}, which saving would remove"
+            raise UserError(cause, fix="name a new folder, or one that holds a model alone")
+        with atomic_folder(folder) as temporary:
+            yield temporary
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {folder} ({reason})", fix="choose another folder") from error
 
 
 def _from_hub(name: str, *, allow_pickle: bool) -> Path:

@@ -11,8 +11,9 @@ from tests.architecture.tree import ROOT, SOURCE, imports, name_of, parse, room,
 
 # Left may import right; never leftwards, and not sideways between rooms that share a place, unless SIDEWAYS says so.
 ORDER = (
-    "cli __main__ studio > commands > console show > experiments > recipes serve bench verify language_model > evaluate"
-    " > train retrieve > objectives adapt generate > models > weights data > nn > files > errors papers __init__"
+    "cli __main__ studio > commands > console show export > experiments > recipes serve bench verify language_model"
+    " > evaluate > train retrieve > objectives adapt generate > models > weights data"
+    " > nn > files > errors papers __init__"
 )
 RANK = {name: rank for rank, names in enumerate(ORDER.split(" > ")) for name in names.split()}
 SIDEWAYS = {
@@ -37,7 +38,10 @@ BY_NAME = {  # where a module may be found by its name
     "recipes/recipe.py": "recipe names of the command line",
     "experiments/experiment.py": "paper names of the command line",
 }
-DISTRIBUTIONS = {"huggingface-hub": "huggingface_hub"}  # where the name to install is not the name to import
+DISTRIBUTIONS = {
+    "huggingface-hub": "huggingface_hub",
+    "lm-eval": "lm_eval",
+}  # where the name to install is not the name to import
 
 
 def rooms_imported(path):
@@ -113,7 +117,8 @@ def test_modules_are_found_by_name_in_few_places(path):
 def test_dependencies_are_those_that_the_code_imports():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = project["optional-dependencies"]
-    declared = sum((optional[extra] for extra in ("data", "constrain", "wandb", "mlflow")), project["dependencies"])
+    extras = ("data", "constrain", "wandb", "mlflow", "gguf", "eval")
+    declared = sum((optional[extra] for extra in extras), project["dependencies"])
     names = {re.match(r"[\w-]+", line).group() for line in declared}
     imported = {name.split(".")[0] for path in sources() for _, name in imports(path)} | required()
     own = set(sys.stdlib_module_names) | REFERENCES | {"bedplate"}

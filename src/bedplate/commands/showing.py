@@ -73,12 +73,36 @@ def runs(options: argparse.Namespace) -> int:
 
 
 def diff(options: argparse.Namespace) -> int:
-    """Name every difference between two runs, down to the first loss that is not equal; 1 when there is one."""
+    """Where two runs differ, down to the first loss; or where a server differs from a model, and why; 1 if they do."""
     from bedplate.console import print_comparison, save_json
     from bedplate.train.runs import compare_runs
 
-    found = compare_runs(options.left, options.right)
+    if options.right.startswith(("http://", "https://")):
+        return _diff_server(options)
+    if options.served:
+        raise UserError("--served is for servers", fix="give the URL of one, such as http://localhost:8000")
+    found = compare_runs(Path(options.left), Path(options.right))
     print_comparison(found)
+    save_json(options.json, found)
+    return int(not found["same"])
+
+
+def _diff_server(options: argparse.Namespace) -> int:
+    """The golden prompts of an export, or those that a model answers now, replayed against a server."""
+    from bedplate.console import print_table, save_json
+    from bedplate.evaluate.golden import FILE, golden_prompts, read_golden
+    from bedplate.evaluate.replay import in_words, replay
+    from bedplate.evaluate.server import CompletionServer
+    from bedplate.language_model import load
+
+    server = CompletionServer(options.right, model=options.served)
+    path = Path(options.left) / FILE
+    golden = read_golden(path) if path.exists() else golden_prompts(load(options.left))
+    found = replay(golden, server)
+    columns = ("prompt", "verdict", "cause", "equal_tokens", "largest")
+    title = f"{options.left} ({golden.receipt['dtype']}) and {server.model} at {server.url}"
+    print_table(found["prompts"], title=title, columns=columns)
+    print("\n" + "\n".join(in_words(found)))
     save_json(options.json, found)
     return int(not found["same"])
 
@@ -96,5 +120,8 @@ def register(command: Command) -> None:
     one = command(runs, json=True)
     one.add_argument("folder", nargs="?", type=Path, default=RUNS, help="where to look, and below (default: runs)")
     one = command(diff, json=True)
-    one.add_argument("left", type=Path, metavar="RUN", help="a run folder, or its run.json")
-    one.add_argument("right", type=Path, metavar="RUN", help="another one")
+    one.add_argument("left", metavar="RUN", help="a run folder, or its run.json; for a server any model, or an export")
+    one.add_argument(
+        "right", metavar="RUN_OR_URL", help="another run, or an OpenAI-style server (http://localhost:8000)"
+    )
+    one.add_argument("--served", metavar="NAME", help="the server's name of the model (default: the first it lists)")

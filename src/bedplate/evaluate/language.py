@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,13 @@ def likelihood(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> Lik
     return Likelihood(nats=nats, tokens=tokens, bytes=spelled)
 
 
+class Score(NamedTuple):
+    """log p(continuation | context) in nats, and whether the likeliest token at each place would have given it."""
+
+    logprob: float
+    greedy: bool
+
+
 def continuation_logprobs(
     model: nn.Module, pairs: Iterable[tuple[Sequence[int], Sequence[int]]], *, batch_size: int = 16
 ) -> list[float]:
@@ -57,18 +65,28 @@ def continuation_logprobs(
 
     This is how GPT-2 and its successors choose between answers without training for the task (GPT-2, section 3).
     """
+    return [score.logprob for score in score_continuations(model, pairs, batch_size=batch_size)]
+
+
+def score_continuations(
+    model: Any, pairs: Iterable[tuple[Sequence[int], Sequence[int]]], *, batch_size: int = 16
+) -> list[Score]:
+    """The same with a second answer: is the continuation what greedy decoding gives?"""
     device = next(model.parameters()).device
-    scores: list[float] = []
+    scores: list[Score] = []
     todo = list(pairs)
     for start in range(0, len(todo), batch_size):
         group = todo[start : start + batch_size]
-        rows = [torch.tensor([*context, *continuation]) for context, continuation in group]
+        rows = [torch.tensor([*context, *continuation][:-1]) for context, continuation in group]
         # Padding stands on the right, where a causal model's earlier positions cannot see it.
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
         with evaluating(model), torch.inference_mode():
-            logprobs = model(ids[:, :-1]).float().log_softmax(-1)
-            chosen = logprobs.gather(2, ids[:, 1:, None]).squeeze(2).cpu()
-        for row, (context, continuation) in zip(chosen, group, strict=True):
-            first = len(context) - 1
-            scores.append(row[first : first + len(continuation)].double().sum().item())
+            for features, (context, continuation) in zip(model.features(ids), group, strict=True):
+                first = len(context) - 1  # logits of the continuation alone: those of all places can fill a memory
+                logits = model.logits(features[first : first + len(continuation)])
+                chosen = torch.tensor(continuation, dtype=torch.long, device=device)
+                exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+                logprobs = exact.log_softmax(-1).gather(1, chosen[:, None])
+                greedy = bool((logits.argmax(-1) == chosen).all())
+                scores.append(Score(logprob=logprobs.double().sum().item(), greedy=greedy))
     return scores

@@ -115,7 +115,16 @@ def grammar_of(asked: ChatRequest, tokenizer: Any) -> Any:
     form = asked.response_format
     if form is None or form.type == "text":
         return None
-    raise ApiError(400, f"response_format {form.type} is not available: ask for text", param="response_format")
+    from bedplate.generate.constrain import Grammar
+
+    schema: Any = {"type": "object"}
+    if form.type == "json_schema":
+        schema = (form.json_schema or {}).get("schema")
+        if not isinstance(schema, dict):
+            raise ApiError(
+                400, "response_format.json_schema.schema is missing: give a JSON Schema", param="response_format"
+            )
+    return Grammar.from_schema(schema, tokenizer)
 
 
 def _several(prompt: Any) -> list[Any]:

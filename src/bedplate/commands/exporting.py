@@ -1,0 +1,36 @@
+"""Commands that let other programs use our models: export, lm-eval."""
+
+import argparse
+from pathlib import Path
+
+from bedplate.commands.options import Command, program
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write a model as other programs open it, with golden prompts that tell whether they compute the same."""
+    from bedplate.export import export as export_folder
+
+    for path in export_folder(options.target, options.folder, format=options.format, dtype=options.dtype):
+        print(f"{path.stat().st_size:>14,} bytes  {path}")
+    print(f"Try, once a server has it open: {program()} diff {options.folder} http://localhost:8000")
+    return 0
+
+
+def lm_eval(options: argparse.Namespace) -> int:
+    """EleutherAI's lm-evaluation-harness with our models: --model bedplate --model_args target=MODEL --tasks ..."""
+    from bedplate.evaluate.harness import run
+    from bedplate.language_model import load
+
+    run(options.words, load)
+    return 0
+
+
+def register(command: Command) -> None:
+    """Add these commands and their options."""
+    one = command(export)
+    one.add_argument("target", help="run, folder, shipped name (gpt2-tiny) or hub id")
+    one.add_argument("folder", type=Path, help="where to write; an earlier export there is replaced")
+    one.add_argument("--format", default="hf", metavar="NAME", help="hf (transformers, vLLM; the default) or gguf")
+    one.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default), bfloat16, float16, q8_0")
+    one = command(lm_eval, prefix_chars="\0", add_help=False)  # every word is lm-eval's, those with dashes too
+    one.add_argument("words", nargs=argparse.REMAINDER)
