@@ -13,7 +13,7 @@ import torch
 
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.generate import Sampling
-from bedplate.generate.engine import sample_tokens
+from bedplate.generate.engine import Engine, Request
 from bedplate.language_model import LanguageModel
 
 
@@ -58,15 +58,10 @@ class Service:
         return 200, {"object": "text_completion", "choices": [choice]} | ({"usage": counted} if self.counts else {})
 
     def _continuation(self, prompt: Sequence[int], length: int) -> list[int]:
-        drawn = sample_tokens(
-            self.language_model.model,
-            [prompt],
-            max_new_tokens=length,
-            sampling=Sampling(temperature=self.temperature),
-            seeds=[next(self.seeds)],
-            is_done=lambda token: token.id == self.tokenizer.end_id,
-        )
-        return [token.id for token in drawn]
+        sampling = Sampling(temperature=self.temperature)
+        engine = Engine(self.language_model.model, self.tokenizer, slots=1)
+        engine.submit(Request(prompt=prompt, max_new_tokens=length, sampling=sampling, seed=next(self.seeds)))
+        return [update.token.id for _ in range(length) for update in engine.step() if update.token]
 
     def _logprobs(self, ids: Sequence[int], first: int, number: int) -> dict[str, Any]:
         with torch.no_grad():

@@ -1,5 +1,6 @@
 """The real openai client against a running server."""
 
+import json
 import math
 from collections.abc import Iterator
 
@@ -90,6 +91,26 @@ def test_chat_is_plain_completion_of_lines(client: openai.OpenAI, language_model
     assert all(len(entry.top_logprobs) == 2 for entry in choice.logprobs.content)
     pieces = [chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(stream=True, **options)]
     assert "".join(pieces) == expected.text
+
+
+def test_a_chat_may_be_held_to_a_schema(client: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"kind": {"enum": ["file", "folder"]}},
+        "required": ["kind"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    messages = [{"role": "user", "content": "What is it?"}]
+    for seed in range(4):
+        reply = client.chat.completions.create(
+            model=MODEL, messages=messages, response_format=form, seed=seed, max_completion_tokens=120
+        )
+        assert reply.choices[0].finish_reason == "stop"
+        assert json.loads(reply.choices[0].message.content)["kind"] in ("file", "folder")
+    broken = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "nonsense"}}}
+    with pytest.raises(openai.BadRequestError, match="JSON Schema"):
+        client.chat.completions.create(model=MODEL, messages=messages, response_format=broken)
 
 
 def test_embeddings_and_models(client: openai.OpenAI) -> None:
