@@ -19,7 +19,7 @@ from bedplate.errors import UserError
 from bedplate.generate import speculative
 from bedplate.generate.complete import generate
 from bedplate.generate.sample import Sampling, keep_top_k, keep_top_p
-from bedplate.generate.speculative import Speculation, speculate, speculate_text
+from bedplate.generate.speculative import Lookup, Speculation, speculate, speculate_text
 from bedplate.generate.text import IdsOnly
 from bedplate.language_model import LanguageModel, load
 from bedplate.models.gpt2 import GPT2
@@ -178,6 +178,22 @@ def test_a_worse_draft_is_accepted_less_and_figures_are_true() -> None:
         overlaps = torch.minimum(TABLE.softmax(-1), draft.table.detach().softmax(-1)).sum(-1)
         assert overlaps.min() - 0.05 <= rates[-1] <= overlaps.max() + 1e-9
     assert rates[0] == 1 > rates[1] > rates[2]
+
+
+@pytest.mark.parametrize(
+    ("ids", "found"),
+    [
+        ([1, 2, 3, 4, 1, 2, 3], [4, 1, 2, 3]),
+        ([7, 1, 9, 1, 8, 1], [8, 1, 8, 1]),  # the latest, and on into what it has proposed itself
+        ([5, 5], [5, 5, 5, 5]),
+        ([2, 3, 9, 4, 3, 0, 2, 3], [9, 4, 3, 0]),  # two tokens tell more than one
+        ([1, 2, 3], []),
+        ([1], []),
+    ],
+)
+def test_a_look_up_proposes_what_followed(ids: list[int], found: list[int]) -> None:
+    proposed, drawn_from = Lookup(10).propose(ids, 4, torch.Generator())
+    assert proposed == found and drawn_from.argmax(-1).tolist() == found and drawn_from.sum() == len(found)
 
 
 def test_texts_end_where_they_should() -> None:

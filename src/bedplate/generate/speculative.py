@@ -49,13 +49,15 @@ class Lookup:
     def propose(
         self, ids: Sequence[int], count: int, generator: torch.Generator
     ) -> tuple[list[int], Float[Tensor, "count vocab"]]:
-        """The continuation of the latest occurrence of the longest known ending; nothing where there is none."""
+        """What followed the latest occurrence of the longest known ending; nothing where there is none."""
         for length in range(min(self._longest, len(ids) - 1), 0, -1):
             ending = ids[-length:]
             for start in range(len(ids) - length - 1, -1, -1):
                 if ids[start : start + length] == ending:
-                    found = list(ids[start + length : start + length + count])
-                    return found, _certain(found, self._vocab_size)
+                    text = list(ids)
+                    for place in range(start + length, start + length + count):
+                        text.append(text[place])  # which may itself be a proposal, where the text repeats itself
+                    return text[len(ids) :], _certain(text[len(ids) :], self._vocab_size)
         return [], _certain([], self._vocab_size)
 
 
