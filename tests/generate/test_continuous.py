@@ -226,6 +226,25 @@ def test_a_request_that_forbids_everything_ends_alone(changes: dict[str, Any], t
     assert ends == {bad: "penalties, biases and constraints leave no token to choose", fine: alone(model, good)}
 
 
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_constraint_that_fails_or_allows_nothing_ends_alone(broken: bool) -> None:
+    class Stuck:
+        ended = False
+
+        def allowed(self) -> Tensor:
+            if broken:
+                raise UserError("the automaton is too large", fix="make it smaller")
+            return torch.zeros(300, dtype=torch.bool)
+
+    model = float32_model()
+    engine = Engine(model, tokenizer(), slots=2)
+    good = Request(prompt=[1, 2, 3], max_new_tokens=5, seed=1)
+    bad, fine = engine.submit(Request(prompt=[7, 8], constraint=Stuck())), engine.submit(good)
+    (failed,) = [update for update in engine.step() if update.error]
+    assert failed.number == bad and failed.error == engine_module.NOTHING_ALLOWED
+    assert run(engine, [])[fine] == alone(model, good)
+
+
 @pytest.mark.parametrize("bias", [math.nan, math.inf])
 def test_senseless_biases_are_refused(bias: float) -> None:
     with pytest.raises(UserError, match="logit bias of token 5"):

@@ -224,7 +224,11 @@ class Engine:
             if not sound[row]:
                 continue
             if sequence.request.constraint:
-                logits[row, ~sequence.request.constraint.allowed().to(logits.device)] = -torch.inf
+                try:
+                    allowed = sequence.request.constraint.allowed().to(logits.device)
+                except UserError:  # what it allows cannot be told: nothing
+                    continue
+                logits[row, ~allowed] = -torch.inf
             same = next((rows for sampling, rows in groups if sampling == sequence.request.sampling), None)
             if same is None:
                 groups.append((sequence.request.sampling, [row]))
