@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -29,6 +30,12 @@ def run_folder(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = bedplate("train", "gpt2.quickstart", *FAST, f"data.corpus={text}", "--out", folder)
     assert result.returncode == 0, result.stderr
     return folder
+
+
+def children_seconds() -> float:
+    """Processor time of all child processes so far: unlike the time on the wall, it is theirs alone."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def bedplate(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -114,9 +121,9 @@ def test_resume_of_a_finished_run_changes_nothing(run_folder: Path) -> None:
 def test_runs_are_listed_and_compared(run_folder: Path, text: Path, tmp_path: Path) -> None:
     again = tmp_path / "runs" / "a-name-that-is-so-long-that-it-takes-two-lines"
     assert bedplate("train", "--from", run_folder, "optimizer.lr=0.002", "--out", again).returncode == 0
-    started = time.perf_counter()
+    before = children_seconds()
     listed = bedplate("runs", "--json", "rows.json", cwd=tmp_path)
-    assert time.perf_counter() - started < 0.5
+    assert children_seconds() - before < 0.5
     assert listed.returncode == 0 and max(map(len, listed.stdout.splitlines())) <= 80
     assert re.search(r"^a-name[-a-z]* +gpt2.quickstart +finished +6/6 ", listed.stdout, re.MULTILINE)
     assert json.loads((tmp_path / "rows.json").read_text())[0]["state"] == "finished"

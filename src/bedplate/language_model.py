@@ -15,9 +15,12 @@ from torch import nn
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
 from bedplate.files import atomic_folder
+from bedplate.generate import contrastive
 from bedplate.generate.beam import Beams, search_text
-from bedplate.generate.engine import Generation, generate, stream
+from bedplate.generate.complete import generate, stream
 from bedplate.generate.sample import Sampling
+from bedplate.generate.speculative import Speculation, speculate_text
+from bedplate.generate.text import Generation
 from bedplate.models import from_pretrained, published_sizes, save_pretrained
 from bedplate.nn.fast.packed_linear import pack
 from bedplate.train.run import RECORD
@@ -51,11 +54,11 @@ class LanguageModel:
         """Continue one prompt or several; a string in, one Generation out.
 
         Options: max_new_tokens, temperature, top_k, top_p, repetition_penalty (or sampling, which holds these four),
-        stop, seed, seeds, truncate; see `generate.engine.generate` and `generate.sample.Sampling`. On a CPU the first
+        stop, seed, seeds, truncate; see `generate.complete.generate` and `generate.sample.Sampling`. On a CPU the first
         call packs the weights for decoding, after which this model cannot be trained (see `nn.fast.packed_linear`);
         a model in training mode is left as it is, and decodes more slowly.
         """
-        self._pack()
+        self.pack()
         several = [prompts] if isinstance(prompts, str) else list(prompts)
         results = generate(self.model, self.tokenizer, several, **_split(options))
         return results[0] if isinstance(prompts, str) else results
@@ -70,15 +73,73 @@ class LanguageModel:
 
         Options: max_new_tokens, truncate, width, length_penalty, early_stopping; see `generate.beam`.
         """
-        self._pack()
+        self.pack()
         several = [prompts] if isinstance(prompts, str) else list(prompts)
         fields = {name: options.pop(name) for name in Beams.__dataclass_fields__ if name in options}
         results = search_text(self.model, self.tokenizer, several, beams=Beams(**fields), **options)
         return results[0] if isinstance(prompts, str) else results
 
+    @overload
+    def speculate(self, prompts: str, *, draft: "LanguageModel | None" = None, **options: Any) -> Speculation: ...
+    @overload
+    def speculate(
+        self, prompts: Sequence[str], *, draft: "LanguageModel | None" = None, **options: Any
+    ) -> list[Speculation]: ...
+
+    def speculate(
+        self, prompts: str | Sequence[str], *, draft: "LanguageModel | None" = None, **options: Any
+    ) -> Speculation | list[Speculation]:
+        """Continue prompts, one after the other, in fewer passes: tokens that `draft`, or without one the text itself,
+        proposes are judged together. What is drawn has the distribution that `generate` draws from.
+
+        Options: those of `generate` except `seeds`, and `count`, the most tokens proposed a pass; see
+        `generate.speculative`. `draft` must have the same vocabulary.
+        """
+        self.pack()
+        if draft is not None:
+            self._check_vocabulary(draft)
+            draft.pack()
+        several = [prompts] if isinstance(prompts, str) else list(prompts)
+        results = speculate_text(self.model, self.tokenizer, several, draft=draft and draft.model, **_split(options))
+        return results[0] if isinstance(prompts, str) else results
+
+    @overload
+    def contrast(self, prompts: str, *, amateur: "LanguageModel", **options: Any) -> Generation: ...
+    @overload
+    def contrast(self, prompts: Sequence[str], *, amateur: "LanguageModel", **options: Any) -> list[Generation]: ...
+
+    def contrast(
+        self, prompts: str | Sequence[str], *, amateur: "LanguageModel", **options: Any
+    ) -> Generation | list[Generation]:
+        """Continue prompts with what this model likes much better than a smaller one of the same vocabulary does.
+
+        Options: max_new_tokens, alpha, amateur_temperature, width, stop, truncate; see `generate.contrastive`.
+        """
+        self._check_vocabulary(amateur)
+        self.pack()
+        amateur.pack()
+        several = [prompts] if isinstance(prompts, str) else list(prompts)
+        results = contrastive.contrast(self.model, amateur.model, self.tokenizer, several, **options)
+        return results[0] if isinstance(prompts, str) else results
+
+    @overload
+    def contrastive_search(self, prompts: str, **options: Any) -> Generation: ...
+    @overload
+    def contrastive_search(self, prompts: Sequence[str], **options: Any) -> list[Generation]: ...
+
+    def contrastive_search(self, prompts: str | Sequence[str], **options: Any) -> Generation | list[Generation]:
+        """Continue prompts with likely tokens that say something new; nothing is drawn.
+
+        Options: max_new_tokens, alpha, top_k, stop, truncate; see `generate.contrastive`.
+        """
+        self.pack()
+        several = [prompts] if isinstance(prompts, str) else list(prompts)
+        results = contrastive.search(self.model, self.tokenizer, several, **options)
+        return results[0] if isinstance(prompts, str) else results
+
     def stream(self, prompt: str, **options: Any) -> Iterator[str]:
         """Continue one prompt, piece by piece, with the options of `generate` except `seeds`."""
-        self._pack()
+        self.pack()
         return stream(self.model, self.tokenizer, prompt, **_split(options))
 
     def save(self, folder: str | Path) -> None:
@@ -90,7 +151,12 @@ class LanguageModel:
             save_pretrained(self.model, temporary, end_id=self.tokenizer.end_id)
             self.tokenizer.save(temporary)
 
-    def _pack(self) -> None:
+    def _check_vocabulary(self, other: "LanguageModel") -> None:
+        if other.tokenizer.digest != self.tokenizer.digest:
+            raise UserError("the two models have different vocabularies", fix="use two that share a tokenizer")
+
+    def pack(self) -> None:
+        """Prepare the weights for decoding on a CPU, unless the model is training; `generate` does it by itself."""
         if not self.model.training:
             pack(self.model)
 

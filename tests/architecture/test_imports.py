@@ -21,6 +21,7 @@ SIDEWAYS = {
     ("language_model", "recipes"): "a run folder is opened by the recipe that made it",
     ("bench", "recipes"): "a recipe is planned before it runs",
     ("verify", "language_model"): "a target is whatever load opens",
+    ("serve", "language_model"): "a target is whatever load opens",
 }
 # Downwards, but still not allowed: who needs these is handed them.
 KEPT_APART = {("train", "objectives"), ("train", "models"), ("train", "generate"), ("objectives", "models")}
@@ -30,6 +31,7 @@ COMPOSED: dict[str, set[str]] = {}
 REFERENCES = {"transformers", "tiktoken", "diffusers", "peft", "trl", "timm", "gensim", "sentence_transformers"}
 LIBRARY = {"torch", "numpy", "safetensors", "tokenizers", "jaxtyping"}  # may be imported where a module begins
 PRINTING = {"rich"}  # the same in console.py, which commands import when they run
+SERVING = {"fastapi", "starlette", "pydantic", "uvicorn"}  # the same in serve/, which its command imports
 BY_NAME = {  # where a module may be found by its name
     "errors.py": "optional libraries",
     "models/__init__.py": "MODEL_TYPES",
@@ -93,7 +95,7 @@ def test_reference_libraries_are_only_compared_with(path):
 @pytest.mark.parametrize("path", sources(), ids=name_of)
 def test_heavy_libraries_are_imported_where_they_are_used(path):
     allowed = LIBRARY | set(sys.stdlib_module_names) | {"bedplate"}
-    allowed |= PRINTING if room(path) == "console" else set()
+    allowed |= {"console": PRINTING, "serve": SERVING}.get(room(path), set())
     for line, name in imports(path, module_level=True):
         assert name.split(".")[0] in allowed, f"{name_of(path)}:{line} import {name} inside the function that needs it"
 
@@ -115,7 +117,8 @@ def test_modules_are_found_by_name_in_few_places(path):
 def test_dependencies_are_those_that_the_code_imports():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = project["optional-dependencies"]
-    declared = sum((optional[extra] for extra in ("data", "wandb", "mlflow", "gguf", "eval")), project["dependencies"])
+    extras = ("data", "constrain", "wandb", "mlflow", "gguf", "eval")
+    declared = sum((optional[extra] for extra in extras), project["dependencies"])
     names = {re.match(r"[\w-]+", line).group() for line in declared}
     imported = {name.split(".")[0] for path in sources() for _, name in imports(path)} | required()
     own = set(sys.stdlib_module_names) | REFERENCES | {"bedplate"}

@@ -210,3 +210,14 @@ def test_advice_fits_and_says_what_does() -> None:
 def test_impossible_jobs_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Job(shape=shape_of(SIZES["gpt2"]), device=DEVICES["a100"], **changes)
+
+
+def test_a_pipeline_waits_and_its_fullest_rank_counts() -> None:
+    job = replace(BLOOM, pipeline=1, gpus=32)
+    twelve = replace(BLOOM, utilization=0.0)
+    assert twelve.share == pytest.approx(BLOOM.device.utilization * (1 - 11 / (twelve.rounds + 11)))
+    assert job.held == 1 and twelve.held == 6 / 70  # of 70 blocks over 12 ranks
+    with pytest.raises(UserError, match="70 blocks"):
+        replace(BLOOM, pipeline=96)
+    with pytest.raises(UserError, match="masters"):
+        replace(BLOOM, precision="fp32")

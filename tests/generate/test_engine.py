@@ -10,9 +10,8 @@ from transformers import GPT2LMHeadModel
 
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
-from bedplate.generate import Generation, Sampling, generate, stream
-from bedplate.generate.engine import sample_tokens
-from bedplate.generate.text import TextStream
+from bedplate.generate import Engine, Generation, Request, Sampling, generate, stream
+from bedplate.generate.text import IdsOnly, TextStream
 from bedplate.models import save_pretrained
 from bedplate.models.gpt2 import GPT2, Config
 
@@ -60,8 +59,10 @@ def test_greedy_tokens_equal_transformers(model: GPT2, tmp_path: Path) -> None:
     options = {"max_new_tokens": 30, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     expected = reference.generate(torch.tensor([prompt]), **options)[0, 4:].tolist()
     greedy = Sampling(temperature=0)
-    tokens = sample_tokens(model, [prompt], max_new_tokens=30, sampling=greedy, seeds=[0], is_done=lambda token: False)
-    assert [token.id for token in tokens] == expected
+    engine = Engine(model, IdsOnly(300), slots=1)
+    engine.submit(Request(prompt=prompt, max_new_tokens=30, sampling=greedy))
+    assert [update.token.id for _ in range(30) for update in engine.step()] == expected
+    assert not engine.busy
 
 
 def test_logprobs_are_those_of_a_full_forward_pass(model: GPT2, tokenizer: ByteBPE) -> None:

@@ -49,7 +49,8 @@ def test_sequences_that_end_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> 
     results = generate(model, tokenizer(), prompts, max_new_tokens=8, sampling=GREEDY, stop=[])
     lengths = [len(tokenizer().encode(prompt)) for prompt in prompts]
     assert [len(result.ids) for result in results] == [min(8, 24 - length) for length in lengths]
-    assert batches == [sum(len(result.ids) > step for result in results) for step in range(8)]
+    prompts_alone = [1] * len(prompts)
+    assert batches == prompts_alone + [sum(len(result.ids) > step for result in results) for step in range(1, 8)]
 
 
 def test_seeds_count_up_from_seed() -> None:

@@ -36,6 +36,14 @@ def random_model(seed: int = 0, *, vocab_size: int = 300, dtype: torch.dtype = t
     return model.eval()
 
 
+def varied_model(seed: int = 0, **changes: int) -> GPT2:
+    """Random weights whose likeliest tokens change from position to position, instead of repeating one for ever."""
+    model = random_model(seed, **changes | {"tied": False})
+    with torch.no_grad():
+        model.position_embedding.weight.mul_(6)
+    return model
+
+
 def reciting_model(ids: list[int], *, vocab_size: int = 300) -> GPT2:
     """A model that says ids[i] at position i whatever it reads: nothing but its positions reaches the output."""
     model = random_model(vocab_size=vocab_size, dim=64)

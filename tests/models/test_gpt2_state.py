@@ -42,19 +42,19 @@ def test_chunks_are_the_whole(model: GPT2, cuts: set[int]) -> None:
     sizes = [end - start for start, end in zip(borders, borders[1:], strict=False)]
     parts = [model(part, state=state) for part in ids.split(sizes, dim=1)]
     torch.testing.assert_close(torch.cat(parts, dim=1), model(ids), rtol=0, atol=1e-10)
-    assert all(layer.lengths.tolist() == [CONTEXT, CONTEXT] for layer in state)
+    assert all(layer.lengths == [CONTEXT, CONTEXT] for layer in state)
 
 
 @settings(deadline=None, max_examples=25)
 @given(lengths=st.lists(st.integers(1, CONTEXT - 4), min_size=1, max_size=4), kept=st.data())
 def test_a_ragged_batch_is_each_sequence_alone(model: GPT2, lengths: list[int], kept: st.DataObject) -> None:
-    rows, true = random_ids(len(lengths), CONTEXT), torch.tensor(lengths)
+    rows = random_ids(len(lengths), CONTEXT)
     state = model.new_state(len(lengths), capacity=max(lengths) + 4)
     model(rows[:, : max(lengths)], state=state)
     indices = kept.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=4))
     for layer in state:
-        layer.truncate(true)
-        layer.select(torch.tensor(indices))
+        layer.truncate(lengths)
+        layer.select(indices)
     following = torch.stack([rows[index, lengths[index] : lengths[index] + 4] for index in indices])
     together = torch.cat([model(part, state=state) for part in following.split([1, 2, 1], dim=1)], dim=1)
     for row, index in enumerate(indices):

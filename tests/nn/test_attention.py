@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from bedplate.nn.attention import Attention, KVCache, attend, attend_plain
-from bedplate.nn.position import CAUSAL, causal_at
+from bedplate.nn.position import CAUSAL
 
 
 def heads(count: int, length: int, seed: int) -> Tensor:
@@ -84,24 +84,23 @@ def test_a_cache_changes_nothing(chunks: list[int]) -> None:
     cache = KVCache(2, 2, 9, 2, dtype=torch.float64, device=torch.device("cpu"))
     parts = [attention(part, bias=CAUSAL, state=cache) for part in x.split(chunks, dim=1)]
     torch.testing.assert_close(torch.cat(parts, dim=1), attention(x, bias=CAUSAL), rtol=0, atol=1e-12)
-    assert cache.lengths.tolist() == [9, 9] and cache.capacity == 9
+    assert cache.lengths == [9, 9] and cache.capacity == 9
 
 
 def test_a_ragged_cache_holds_each_sequence_behind_its_own_last_token() -> None:
     torch.manual_seed(0)
     attention = Attention(8, 4).double().eval()
-    x, lengths = torch.randn(3, 6, 8, dtype=torch.float64), torch.tensor([2, 6, 4])
+    x, lengths = torch.randn(3, 6, 8, dtype=torch.float64), [2, 6, 4]
     cache = KVCache(3, 4, 9, 2, dtype=torch.float64, device=torch.device("cpu"))
     attention(x, bias=CAUSAL, state=cache)
     cache.truncate(lengths)
-    cache.select(torch.tensor([2, 0]))
+    cache.select([2, 0])
     new = torch.randn(2, 2, 8, dtype=torch.float64)
-    positions = cache.lengths[:, None] + torch.arange(2)
-    together = attention(new, bias=causal_at(positions, cache.longest + 2), state=cache)
+    together = attention(new, bias=CAUSAL, state=cache)
     for row, source in enumerate((2, 0)):
         whole = torch.cat([x[source : source + 1, : lengths[source]], new[row : row + 1]], dim=1)
         torch.testing.assert_close(together[row], attention(whole, bias=CAUSAL)[0, -2:], rtol=0, atol=1e-12)
-    assert cache.lengths.tolist() == [6, 4]
+    assert cache.lengths == [6, 4]
 
 
 def test_a_full_cache_says_so() -> None:

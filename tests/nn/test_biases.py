@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bedplate.nn.attention import attend, attend_plain
 from bedplate.nn.mlp import ACTIVATIONS
-from bedplate.nn.position import CAUSAL, Causal, causal_at, rotary, rotate
+from bedplate.nn.position import CAUSAL, Causal, rotary, rotate
 
 
 @given(st.integers(1, 7), st.integers(0, 7))
@@ -15,12 +15,6 @@ def test_a_causal_bias_written_out(query: int, before: int) -> None:
     """Queries are the last positions of the keys."""
     dense = CAUSAL.dense(query, before + query, torch.device("cpu"))
     assert dense.tolist() == [[key <= before + row for key in range(before + query)] for row in range(query)]
-
-
-@given(st.lists(st.lists(st.integers(0, 9), min_size=3, max_size=3), min_size=1, max_size=3), st.integers(1, 10))
-def test_a_causal_bias_at_positions(positions: list[list[int]], keys: int) -> None:
-    bias = causal_at(torch.tensor(positions), keys)
-    assert bias[:, 0].tolist() == [[[key <= at for key in range(keys)] for at in row] for row in positions]
 
 
 def test_one_query_behind_many_keys_sees_them_all() -> None:

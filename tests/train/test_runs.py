@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bedplate.errors import UserError
-from bedplate.train.run import held, is_held
+from bedplate.train.run import METRICS, held, is_held, log_metrics, read_metrics, rewind_metrics
 from bedplate.train.runs import ABSENT, compare_runs, list_runs
 
 RECORD: dict[str, Any] = {
@@ -227,3 +227,29 @@ def test_listing_and_comparing_need_no_torch(tmp_path: Path) -> None:
     code += "\nassert list_runs(run) and compare_runs(run, run)['same']"
     code += "\nassert not {'torch', 'numpy', 'tensorboard', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=True)
+
+
+def test_a_run_whose_log_is_gone_is_damaged_and_not_compared(tmp_path: Path) -> None:
+    for name in ("kept", "lost"):
+        (tmp_path / name / "checkpoints" / "step-3").mkdir(parents=True)
+        record = {"recipe": "r", "settings": {"steps": 5}, "data": {}, "environment": {}}
+        (tmp_path / name / "run.json").write_text(json.dumps(record))
+        if name == "kept":
+            log_metrics(tmp_path / name, {"step": 1, "loss": 2.0})
+    rows = {Path(row["run"]).name: row for row in list_runs(tmp_path)}
+    assert rows["kept"]["state"] == "stopped"
+    assert rows["lost"]["state"] == "damaged" and "is gone" in rows["lost"]["reason"]
+    with pytest.raises(UserError, match="is gone"):
+        compare_runs(tmp_path / "kept", tmp_path / "lost")
+
+
+def test_what_was_logged_after_a_checkpoint_goes_even_if_it_cannot_be_read(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        log_metrics(tmp_path, {"step": step, "loss": 1.0})
+    with (tmp_path / METRICS).open("a") as file:
+        file.write('{"broken\n{"step": 5, "loss": 1.0}\n')
+    rewind_metrics(tmp_path, 3)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
+    (tmp_path / METRICS).write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
+    with pytest.raises(UserError, match="line 2"):
+        rewind_metrics(tmp_path, 3)

@@ -12,7 +12,7 @@ from torch import Tensor
 import bedplate.verify.contracts as contracts
 from bedplate.models import gpt2
 from bedplate.models.gpt2 import GPT2, Config
-from bedplate.nn import position
+from bedplate.nn import attention, position
 from bedplate.nn.attention import KVCache
 from bedplate.train import checkpoint, loop
 from bedplate.verify.contracts import CONTRACTS, NotApplicable, Row, check, verify
@@ -63,9 +63,10 @@ def test_the_random_state_of_the_caller_stays(model: GPT2) -> None:
 def test_a_cache_that_loses_its_last_token(model: GPT2, monkeypatch: Patch) -> None:
     real = KVCache.append
 
-    def losing(self: KVCache, key: Tensor, value: Tensor) -> Any:
-        keys, values = real(self, key, value)
-        return (keys, values) if key.shape[2] > 1 else (keys[:, :, :-1], values[:, :, :-1])
+    def losing(self: KVCache, key: Tensor, value: Tensor) -> None:
+        real(self, key, value)
+        if key.shape[2] == 1:
+            self.keys[:, :, max(self.lengths) - 1] = 0
 
     monkeypatch.setattr(KVCache, "append", losing)
     assert is_red(check(CONTRACT["cached = uncached"], model), "blocks.0.attention")
@@ -77,16 +78,21 @@ def test_positions_that_are_off_by_one_behind_the_cache(model: GPT2, monkeypatch
 
     def shifted(self: GPT2, ids: Any, documents: Any, cache: Any) -> Any:
         positions, bias = real(self, ids, documents, cache)
-        return (positions + shift if cache and cache.longest else positions).clamp(0, 31), bias
+        return (positions + shift if cache and max(cache.lengths) else positions).clamp(0, 31), bias
 
     monkeypatch.setattr(GPT2, "_positions_and_bias", shifted)
     for name in ("cached = uncached", "batched = single"):
         assert is_red(check(CONTRACT[name], model), "position_embedding")
 
 
-@pytest.mark.parametrize("shift", [1, -1])
-def test_a_ragged_batch_that_sees_one_key_too_many_or_too_few(model: GPT2, monkeypatch: Patch, shift: int) -> None:
-    monkeypatch.setattr(gpt2, "causal_at", lambda positions, keys: position.causal_at(positions + shift, keys))
+@pytest.mark.parametrize("missing", [0, -1])
+def test_a_ragged_batch_that_sees_one_key_too_few(model: GPT2, monkeypatch: Patch, missing: int) -> None:
+    def blind(bias: Any, place: int, keys: int) -> Tensor:
+        allowed = torch.ones(1, 1, 1, keys, dtype=torch.bool)
+        allowed[..., missing] = False
+        return allowed
+
+    monkeypatch.setattr(attention, "_of_sequence", blind)
     row = check(CONTRACT["batched = single"], model)
     assert is_red(row, "attention", "of sequence")
     assert check(CONTRACT["cached = uncached"], model).verdict == "pass"
@@ -95,8 +101,8 @@ def test_a_ragged_batch_that_sees_one_key_too_many_or_too_few(model: GPT2, monke
 def test_a_ragged_cache_that_writes_behind_the_padding(model: GPT2, monkeypatch: Patch) -> None:
     real = KVCache.truncate
 
-    def padded(self: KVCache, lengths: Tensor) -> None:
-        real(self, torch.full_like(lengths, int(lengths.max())))
+    def padded(self: KVCache, lengths: list[int]) -> None:
+        real(self, [max(lengths)] * len(lengths))
 
     monkeypatch.setattr(KVCache, "truncate", padded)
     assert is_red(check(CONTRACT["batched = single"], model), "of sequence")

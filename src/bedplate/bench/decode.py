@@ -12,8 +12,9 @@ from torch import nn
 
 from bedplate.bench.measure import Row, peak_memory, print_own_peak, take_turns
 from bedplate.errors import require
-from bedplate.generate.engine import sample_tokens
+from bedplate.generate.engine import Engine, Request
 from bedplate.generate.sample import Sampling
+from bedplate.generate.text import IdsOnly
 from bedplate.models import build, from_pretrained, published_sizes, save_pretrained
 from bedplate.nn.fast.packed_linear import pack
 
@@ -51,14 +52,17 @@ def _sharpen(model: nn.Module) -> None:
 
 def ours_generate(folder: str, new_tokens: int) -> Generate:
     """Our model, opened from a folder and packed."""
-    model = from_pretrained(Path(folder))
+    model: Any = from_pretrained(Path(folder))
     pack(model)
-    greedy = Sampling(temperature=0)
-    prompt = _prompt().tolist()
+    request = Request(prompt=_prompt()[0].tolist(), max_new_tokens=new_tokens, sampling=Sampling(temperature=0))
 
     def generate() -> list[int]:
-        options = {"max_new_tokens": new_tokens, "sampling": greedy, "seeds": [0]}
-        return [token.id for token in sample_tokens(model, prompt, is_done=lambda token: False, **options)]
+        engine = Engine(model, IdsOnly(model.config.vocab_size), slots=1, capacity=PROMPT + new_tokens)
+        engine.submit(request)
+        while True:
+            for update in engine.step():
+                if update.generation:
+                    return update.generation.ids
 
     return generate
 

@@ -60,6 +60,11 @@ class Job:
         if self.gpus % (self.split * self.pipeline):
             cause = f"{self.gpus} devices cannot be split into {self.split} x {self.pipeline}"
             raise UserError(cause, fix=f"use a multiple of {self.split * self.pipeline} devices")
+        if self.pipeline > self.shape.num_layers:
+            cause = f"{self.shape.num_layers} blocks cannot be spread over {self.pipeline} devices"
+            raise UserError(cause, fix=f"use --pipeline {self.shape.num_layers} or less")
+        if self.masters and self.precision != "bf16":
+            raise UserError("float32 masters go with weights in bf16", fix="leave --masters out, or use bf16")
         if not 0 <= self.tokens < inf:
             raise UserError(f"tokens={self.tokens} is no number of tokens", fix="give a number such as 300e9")
         if self.shape.positions and self.window > self.shape.context_length:
@@ -79,8 +84,18 @@ class Job:
 
     @property
     def share(self) -> float:
-        """Of the matrix rate, that is assumed to be reached."""
-        return self.utilization or self.device.utilization
+        """Of the matrix rate, that is assumed to be reached; the device's usual share is of the time not waited."""
+        return self.utilization or self.device.utilization * (1 - self.idle)
+
+    @property
+    def idle(self) -> float:
+        """Share of the time that ranks wait for others in the pipeline (Narayanan et al. 2021, section 2.2)."""
+        return (self.pipeline - 1) / (self.rounds + self.pipeline - 1)
+
+    @property
+    def held(self) -> float:
+        """Share of the blocks on the ranks of a pipeline that hold most."""
+        return ceil(self.shape.num_layers / self.pipeline) / self.shape.num_layers
 
     @property
     def replicas(self) -> int:
@@ -134,7 +149,7 @@ def memory(job: Job) -> dict[str, float]:
     begins or where it ends. Dropout's masks and messages under way are not counted.
     """
     shape, size, tokens = job.shape, BYTES[job.precision], job.sequences * job.window
-    held, embedding = shape.parameters / (job.split * job.pipeline), shape.embedding / job.split
+    held, embedding = shape.parameters * job.held / job.split, shape.embedding / job.split
     shares = {name: job.replicas if name in SHARED.get(job.strategy, ()) else 1 for name in job.state}
     terms = {name: held * each / shares[name] for name, each in job.state.items()}
     autocast, copies = job.stream != size, 0.0
@@ -186,7 +201,7 @@ def mfu(job: Job, seconds: float, *, rate: float = 0.0) -> float:
 def messages(job: Job) -> dict[str, float]:
     """GB that each rank sends in an update, by purpose (rings: Rajbhandari et al. 2020, section 7)."""
     shape, size, n = job.shape, BYTES[job.precision], job.replicas
-    held = shape.parameters / (job.split * job.pipeline)
+    held = shape.parameters * job.held / job.split
     ring = (n - 1) / n
     sent: dict[str, float] = {}
     if n > 1 and job.strategy == "fsdp":  # gradients rest unsharded until the last micro-batch
@@ -249,8 +264,8 @@ def _work(job: Job) -> list[tuple[str, str, float]]:
     ]
     if sent and device.link:
         rows.append(("sending all that, if nothing else ran", "s", sum(sent.values()) / device.link))
-    if job.pipeline > 1:  # Narayanan et al. 2021, section 2.2
-        rows.append(("of it waiting in the pipeline", "%", 100 * (job.pipeline - 1) / (job.rounds + job.pipeline - 1)))
+    if job.pipeline > 1:
+        rows.append(("of it waiting in the pipeline", "%", 100 * job.idle))
     hours = updates * seconds / 3600
     if job.tokens:
         unit, length = next(each for each in TIMES if hours >= 2 * each[1] or each == TIMES[-1])

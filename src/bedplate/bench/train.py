@@ -113,7 +113,7 @@ def run(grid: Sequence[Cell], *, repeats: int = 5, watch: Callable[[str], None] 
                 unit="GB" if what else "tokens/s",
                 higher_is_better=not what,
             )
-            rows.append(row.line() | ({} if what else about))
+            rows.append(row.line() | (asdict(cell) if what else about))
     return rows
 
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bedplate.commands.options import Command, numbers, positive
+from bedplate.commands.options import Command, above_zero, numbers, positive
 from bedplate.errors import UserError, nearest
 
 
@@ -104,9 +104,9 @@ def register(command: Command) -> None:
     one.add_argument(
         "--masters", action="store_true", help="bf16 weights beside float32 masters, as Megatron keeps them"
     )
-    one.add_argument("--tokens", type=float, metavar="N", help="of the whole run, such as 300e9")
+    one.add_argument("--tokens", type=above_zero, metavar="N", help="of the whole run, such as 300e9")
     one.add_argument(
-        "--utilization", type=float, metavar="X", help="share of the matrix rate reached (default: 0.4; a CPU 0.5)"
+        "--utilization", type=above_zero, metavar="X", help="share of the matrix rate reached (default: 0.4; a CPU 0.5)"
     )
     one = command(bench, json=True)
     one.add_argument("what", choices=("train", "decode"), metavar="benchmark", help="train or decode")

@@ -18,6 +18,14 @@ def positive(word: str) -> int:
     return number
 
 
+def above_zero(word: str) -> float:
+    """A number above 0, for options whose 0 means nothing."""
+    number = float(word)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{word} is not above 0")
+    return number
+
+
 def numbers(words: str) -> list[int]:
     """Numbers from 1 up, with commas between."""
     return [positive(word) for word in words.split(",")]

@@ -57,15 +57,21 @@ def train(options: argparse.Namespace) -> int:
     from bedplate.train.run import RECORD, read_run
 
     if options.resume:
+        for given, word in ((options.source, "--from"), (options.out, "--out")):
+            if given:
+                fix = f"leave {word} out: a run goes on in its own folder"
+                raise UserError(f"--resume and {word} do not go together", fix=fix)
         return _resume(options)
-    overrides: dict[str, Any] = parse_overrides(options.settings)
-    name = options.recipe
+    words, name = options.settings, options.recipe
+    if name and "=" in name:
+        words, name = [name, *words], ""
+    overrides: dict[str, Any] = parse_overrides(words)
     if options.source:
-        folder = options.source if options.source.is_dir() else options.source.parent
-        record = read_run(folder)
-        if name and "=" in name:
-            overrides, name = parse_overrides([name]) | overrides, ""
-        name, overrides = name or record["recipe"], record["settings"] | overrides
+        record = read_run(options.source.parent if options.source.is_file() else options.source)
+        if name and name != record["recipe"]:
+            cause = f"{options.source} is a run of {record['recipe']}, not of {name}"
+            raise UserError(cause, fix="leave the recipe out, or leave --from out")
+        name, overrides = record["recipe"], record["settings"] | overrides
         options.skip_spikes = options.skip_spikes or record.get("skip_spikes", False)
     if not name:
         for known, description in list_recipes().items():
@@ -104,11 +110,13 @@ def _resume(options: argparse.Namespace) -> int:
     from bedplate.recipes.recipe import find_recipe, parse_overrides
     from bedplate.recipes.run import resume
     from bedplate.train.checkpoint import list_checkpoints, newest_checkpoint
-    from bedplate.train.run import read_run
+    from bedplate.train.run import METRICS, log_is_gone, read_run
 
     words = [options.recipe, *options.settings] if options.recipe else options.settings
     record = read_run(options.resume)
     found = list_checkpoints(options.resume)
+    if log_is_gone(options.resume):
+        print(f"The log of the steps so far is gone ({options.resume / METRICS}); it begins anew")
     if found and (good := newest_checkpoint(options.resume)) != found[-1]:
         print(f"{found[-1].name} is damaged; going on from {good.name}")
     with training_progress(find_recipe(record["recipe"], record["settings"]).steps) as watch:

@@ -9,6 +9,9 @@ from bedplate.commands.options import Command, positive
 from bedplate.errors import UserError
 
 DEFAULT_MODEL = "gpt2-tiny"
+LOOKUP = "lookup"
+CANDIDATES = 4  # of contrastive search, unless --top-k says otherwise
+WAYS = ("draft", "contrastive_search", "amateur", "beams")  # that do not go together, but for the last two
 PROMPT = "def read_text(self, encoding=None)\n"
 
 
@@ -16,20 +19,42 @@ def generate(options: argparse.Namespace) -> int:
     """Continue a prompt with a trained model; one ships with bedplate."""
     from bedplate.language_model import load
 
+    ways = [f"--{name.replace('_', '-')}" for name in WAYS if getattr(options, name) is not None]
+    if len(ways) > 1 and ways != ["--amateur", "--beams"]:
+        raise UserError(f"{ways[0]} and {ways[1]} exclude each other", fix="choose one")
+    if options.amateur == options.model:
+        raise UserError("--amateur names the model itself", fix="name a smaller model of the same vocabulary")
     language_model = load(options.model)
+    name = options.amateur or options.draft
+    other = load(name) if name and name != LOOKUP else None
     prompts = [sys.stdin.read() if prompt == "-" else prompt for prompt in options.prompts] or [PROMPT]
     for number, prompt in enumerate(prompts):
-        pieces: Iterable[str]
-        if options.beams:
-            searched = {name: getattr(options, name) for name in ("max_new_tokens", "truncate", "length_penalty")}
-            pieces = [language_model.search(prompt, width=options.beams, **searched).text]
-        else:
-            pieces = language_model.stream(prompt, seed=options.seed + number, **_sampling(options))
+        pieces = _pieces(language_model, other, prompt, options, seed=options.seed + number)
         print("\n" * (number > 0) + prompt, end="", flush=True)
         for piece in pieces:
             print(piece, end="", flush=True)
         print()
     return 0
+
+
+def _pieces(language_model: Any, other: Any, prompt: str, options: argparse.Namespace, *, seed: int) -> Iterable[str]:
+    """The text after a prompt, in the way that the options ask for."""
+    sampling = _sampling(options)
+    plain = {name: sampling[name] for name in ("max_new_tokens", "truncate", "stop")}
+    if options.amateur:
+        return [language_model.contrast(prompt, amateur=other, width=options.beams or 1, **plain).text]
+    if options.contrastive_search is not None:
+        top_k = options.top_k or CANDIDATES
+        return [language_model.contrastive_search(prompt, alpha=options.contrastive_search, top_k=top_k, **plain).text]
+    if options.beams:
+        del plain["stop"]
+        return [language_model.search(prompt, width=options.beams, length_penalty=options.length_penalty, **plain).text]
+    if options.draft:
+        found = language_model.speculate(prompt, draft=other, seed=seed, **sampling)
+        shares = f"{found.accepted} of {found.judged} proposals accepted, {found.tokens_per_pass:.2f} tokens a pass"
+        print(shares, file=sys.stderr)
+        return [found.text]
+    return language_model.stream(prompt, seed=seed, **sampling)
 
 
 def chat(options: argparse.Namespace) -> int:
@@ -93,3 +118,11 @@ def register(command: Command) -> None:
             one.add_argument(
                 "--length-penalty", type=float, default=1.0, metavar="X", help="of beams: above 0 longer texts"
             )
+            text = f"propose tokens by a smaller model of the same vocabulary, or from the text so far ({LOOKUP}); what"
+            one.add_argument("--draft", metavar=f"MODEL|{LOOKUP}", help=f"{text} is drawn has the same distribution")
+            text = "contrastive decoding: what the model likes much better than this smaller one; nothing is drawn"
+            one.add_argument("--amateur", metavar="MODEL", help=text)
+            text = (
+                f"of --top-k likely tokens ({CANDIDATES}) the best and newest; newness weighs ALPHA (0 to 1, say 0.6)"
+            )
+            one.add_argument("--contrastive-search", type=float, metavar="ALPHA", help=text)

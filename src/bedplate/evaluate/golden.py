@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bedplate.errors import UserError
 from bedplate.files import read_json_object
-from bedplate.generate.engine import evaluating, prompt_ids
+from bedplate.generate.prompt import evaluating, prompt_ids
 from bedplate.train.run import environment
 
 FILE = "golden.json"

@@ -4,7 +4,7 @@ Scores are sums of log-probabilities divided by length**length_penalty (Wu et al
 transformers does); the choices at every step are those of transformers 5, so that the same weights give the same text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from bedplate.errors import UserError
-from bedplate.generate.engine import Generation, evaluating, prefill, prompt_ids
+from bedplate.generate.prompt import evaluating, prefill, prompt_ids
+from bedplate.generate.text import Generation
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Hypothesis:
     score: float
 
 
+def log_probabilities(logits: Tensor) -> Tensor:
+    """In nats, in float32 at least."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+
+
 def search_text(
     model: Any,
     tokenizer: Any,
@@ -45,6 +51,7 @@ def search_text(
     max_new_tokens: int = 40,
     beams: Beams | None = None,
     truncate: bool = False,
+    scores: Callable[[Tensor], Tensor] = log_probabilities,
 ) -> list[Generation]:
     """The best continuation of each prompt, up to its end mark, `max_new_tokens` or the end of the context."""
     context = model.config.context_length
@@ -52,7 +59,7 @@ def search_text(
     starts = [prompt_ids(model, tokenizer, prompt, keep=keep, truncate=truncate) for prompt in prompts]
     found = beam_search(
         model, starts, max_new_tokens=max_new_tokens, beams=beams or Beams(), end_ids=[tokenizer.end_id],
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=tokenizer.vocab_size, scores=scores,
     )  # fmt: skip
     return [_generation(tokenizer, best, max_new_tokens) for best, *_ in found]
 
@@ -66,10 +73,12 @@ def beam_search(
     beams: Beams,
     end_ids: Sequence[int],
     vocab_size: int | None = None,
+    scores: Callable[[Tensor], Tensor] = log_probabilities,
 ) -> list[list[Hypothesis]]:
     """The best `beams.width` continuations of each prompt (or fewer, where fewer ended), the best first.
 
-    Prompts are lists of ids of any lengths; what is found after one does not depend on the others.
+    Prompts are lists of ids of any lengths; what is found after one does not depend on the others. `scores` turns
+    logits [running vocab] into what is added up.
     """
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens is {max_new_tokens}", fix="give a number from 1 up")
@@ -81,8 +90,7 @@ def beam_search(
     with evaluating(model):
         features, state = prefill(model, prompts, max_new_tokens)
         while True:
-            logits = model.logits(features)[:, :vocab_size]
-            logprobs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+            logprobs = scores(model.logits(features)[:, :vocab_size])
             rows, tokens, first = [], [], 0
             for search in going:
                 count = len(search.running)
@@ -95,7 +103,7 @@ def beam_search(
             if not going:
                 return [search.ended for search in searches]
             for layer in state:
-                layer.select(torch.tensor(rows, device=features.device))
+                layer.select(rows)
             features = model.features(torch.tensor(tokens, device=features.device)[:, None], state=state)[:, -1]
 
 

@@ -1,285 +1,274 @@
-"""Autoregressive generation: a prefill of ragged prompts, then one token a step for every sequence still open.
+"""The engine: requests of any length join and leave at any step, and share every pass through the model.
 
-Callers hand over lists and never pad. A sequence's text depends on its prompt and its seed, not on its batch.
+A fixed number of slots holds the states of the sequences (`model.new_state`). A step reads a bounded piece of the
+prompts that wait, then gives every sequence that has read its prompt one more token. Sequences are never padded, so a
+request's tokens and log-probabilities depend on nothing but the request: on a CPU in float32 not in a single bit.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bedplate.errors import UserError
+from bedplate.generate.prompt import CHUNK, evaluating, fit, read
 from bedplate.generate.sample import Sampling, choose
-from bedplate.generate.text import TextStream
+from bedplate.generate.text import Generation, TextStream, Writer
+
+CHUNKS_PER_STEP = 2  # prompt chunks that a step reads while other sequences wait for their next token
+
+
+NOT_A_NUMBER = "the model's output is not a number"
+NOTHING_ALLOWED = "penalties, biases and constraints leave no token to choose"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generation:
-    """What a model wrote after a prompt."""
+class Request:
+    """A prompt and how to continue it."""
 
-    text: str  # without the prompt and without the stop string
-    ids: list[int]  # all tokens drawn, the one that completed a stop string or ended the text included
-    logprobs: list[float]  # of each id, in nats, under the model's own distribution (before temperature and filters)
-    finish_reason: str  # "stop": a stop string; "end": end of text; "length": max_new_tokens; "context": no room left
+    prompt: Sequence[int]  # ids
+    max_new_tokens: int = 40
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int = 0
+    stop: Sequence[str] = ()
+    top_logprobs: int = 0  # likeliest alternatives that are reported with every token
+    constraint: Any | None = None  # what may be written, from `generate.constrain`
+    truncate: bool = False  # drop the beginning of a prompt that leaves no room for max_new_tokens
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens is {self.max_new_tokens}", fix="give a number from 1 up")
+        if not all(self.stop):
+            raise UserError("a stop string is empty", fix="leave it out")
+        if not -(2**63) <= self.seed < 2**64:
+            raise UserError("a seed has more than 64 bits", fix="give a smaller number")
+        if self.top_logprobs < 0:
+            raise UserError(f"top_logprobs is {self.top_logprobs}", fix="give a number of tokens from 0 up")
 
 
 class Token(NamedTuple):
-    """One step of one sequence."""
+    """A token drawn; log-probabilities in nats, before penalties, bias, temperature and filters."""
 
-    row: int
     id: int
     logprob: float
+    top: tuple[tuple[int, float], ...] = ()  # the likeliest ids with theirs, the likeliest first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """What a step did for a request."""
+
+    number: int
+    token: Token | None = None
+    text: str = ""  # what the token makes certain
+    generation: Generation | None = None  # the whole, with the last update
+    error: str | None = None  # why the request ended without one
 
 
 @dataclass
 class _Sequence:
-    """A sequence that is still open."""
+    """A request in a slot."""
 
-    row: int
-    ids: list[int]  # prompt and text so far
-    limit: int  # of ids
-    generator: torch.Generator
-
-
-def generate(
-    model: nn.Module,
-    tokenizer: Any,
-    prompts: Sequence[str],
-    *,
-    max_new_tokens: int = 40,
-    sampling: Sampling | None = None,
-    stop: str | Sequence[str] = (),
-    seed: int = 0,
-    seeds: Sequence[int] | None = None,
-    truncate: bool = False,
-) -> list[Generation]:
-    """Continue each prompt, up to `max_new_tokens`, a stop string (the text leaves it out) or the end of the context.
-
-    Sequence i draws with `seeds[i]`, by default `seed + i`: its sample does not depend on what else is in the batch.
-    A prompt as long as the context or longer is a UserError; with `truncate` its beginning is dropped to make room for
-    `max_new_tokens`. An empty prompt starts a new text.
-    """
-    seeds = [seed + row for row in range(len(prompts))] if seeds is None else seeds
-    writers = _writers(model, tokenizer, prompts, max_new_tokens=max_new_tokens, stop=stop, truncate=truncate)
-    for _ in sample_tokens(
-        model, [writer.prompt for writer in writers], max_new_tokens=max_new_tokens, sampling=sampling or Sampling(),
-        seeds=seeds, is_done=lambda token: writers[token.row].add(token), vocab_size=tokenizer.vocab_size,
-    ):  # fmt: skip
-        pass
-    return [writer.generation() for writer in writers]
-
-
-def stream(
-    model: nn.Module,
-    tokenizer: Any,
-    prompt: str,
-    *,
-    max_new_tokens: int = 40,
-    sampling: Sampling | None = None,
-    stop: str | Sequence[str] = (),
-    seed: int = 0,
-    truncate: bool = False,
-) -> Iterator[str]:
-    """Continue one prompt, piece by piece; the pieces add up to the text that `generate` returns.
-
-    What cannot be released yet is held back: a character whose bytes are not complete, what may begin a stop string.
-    """
-    (writer,) = _writers(model, tokenizer, [prompt], max_new_tokens=max_new_tokens, stop=stop, truncate=truncate)
-    tokens = sample_tokens(
-        model, [writer.prompt], max_new_tokens=max_new_tokens, sampling=sampling or Sampling(), seeds=[seed],
-        is_done=writer.add, vocab_size=tokenizer.vocab_size,
-    )  # fmt: skip
-    return _pieces(writer, tokens)
-
-
-def _pieces(writer: "_Writer", tokens: Generator[Token, None, None]) -> Iterator[str]:
-    shown = 0
-    with closing(tokens):  # an interrupted reader gets its model back as it was, at once
-        for _ in tokens:
-            if len(writer.text) > shown:
-                yield writer.text[shown:]
-                shown = len(writer.text)
-
-
-def sample_tokens(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: int,
-    sampling: Sampling,
-    seeds: Sequence[int],
-    is_done: Callable[[Token], bool],
-    vocab_size: int | None = None,
-) -> Generator[Token, None, None]:
-    """The loop itself, on ids: yields each token drawn; a sequence goes on until `is_done(token)`.
-
-    At the latest it ends after `max_new_tokens`, or where the context is full. Ids from `vocab_size` on are not drawn:
-    they pad the model's vocabulary and stand for nothing.
-    """
-    sequences = _sequences(prompts, seeds, max_new_tokens, model.config.context_length)
-    if not sequences:
-        return
-    with evaluating(model):
-        features, state = prefill(model, prompts, max_new_tokens)
-        while sequences:
-            tokens = _draw(model, features, sampling, sequences, vocab_size)
-            places = []
-            for place, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
-                sequence.ids.append(token.id)
-                if not is_done(token) and len(sequence.ids) < sequence.limit:
-                    places.append(place)
-                yield token
-            if places:
-                features = _advance(model, state, [tokens[place].id for place in places], places, len(tokens))
-            sequences = [sequences[place] for place in places]
-
-
-@torch.inference_mode()
-def prefill(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> tuple[Tensor, list[Any]]:
-    """Features at the last token of each prompt, and the state after it."""
-    device = next(model.parameters()).device
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    ids = nn.utils.rnn.pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True).to(device)
-    capacity = min(model.config.context_length, ids.shape[1] + max_new_tokens)
-    state = model.new_state(len(prompts), capacity=capacity)
-    features = model.features(ids, state=state)
-    for layer in state:
-        layer.truncate(lengths)  # forgets the padding
-    return features[torch.arange(len(prompts), device=device), lengths - 1], state
-
-
-@torch.inference_mode()
-def _draw(
-    model: Any, features: Tensor, sampling: Sampling, sequences: Sequence[_Sequence], vocab_size: int | None
-) -> list[Token]:
-    """The next token of each sequence, with its log-probability before penalty, temperature and filters."""
-    logits = model.logits(features)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    normalizers = logits.logsumexp(dim=-1)
-    if not normalizers.isfinite().all():
-        raise UserError(
-            "the model's output is not a number", fix="check its weights, or load it with dtype=torch.float32"
-        )
-    histories = [sequence.ids for sequence in sequences]
-    generators = [sequence.generator for sequence in sequences]
-    ids = choose(logits[:, :vocab_size], sampling, histories=histories, generators=generators)
-    chosen = logits.gather(1, torch.tensor(ids, device=logits.device)[:, None]).squeeze(1)
-    logprobs = (chosen - normalizers).tolist()
-    return [Token(sequence.row, *drawn) for sequence, *drawn in zip(sequences, ids, logprobs, strict=True)]
-
-
-@torch.inference_mode()
-def _advance(model: Any, state: list[Any], ids: Sequence[int], places: Sequence[int], batch: int) -> Tensor:
-    """Features after one more token for the sequences still open; the others leave the batch."""
-    device = next(model.parameters()).device
-    if len(places) < batch:
-        kept = torch.tensor(places, device=device)
-        for layer in state:
-            layer.select(kept)
-    return model.features(torch.tensor(ids, device=device)[:, None], state=state)[:, -1]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards exactly the layers that were training are training again."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _sequences(
-    prompts: Sequence[Sequence[int]], seeds: Sequence[int], max_new_tokens: int, context_length: int
-) -> list[_Sequence]:
-    if len(seeds) != len(prompts):
-        raise UserError(f"there are {len(prompts)} prompts and {len(seeds)} seeds", fix="give one seed for each prompt")
-    if not all(-(2**63) <= seed < 2**64 for seed in seeds):
-        raise UserError("a seed has more than 64 bits", fix="give a smaller number")
-    return [
-        _Sequence(
-            row, list(prompt), min(len(prompt) + max_new_tokens, context_length), torch.Generator().manual_seed(seed)
-        )
-        for row, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
-    ]
-
-
-@dataclass
-class _Writer:
-    """Collects the tokens of one sequence and knows when it ends."""
-
+    number: int
+    request: Request
     prompt: list[int]
-    tokenizer: Any
-    max_new_tokens: int
-    room: int  # tokens that the context still holds
-    stream: TextStream
-    text: str = ""
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finish_reason: str = ""
+    writer: Writer
+    generator: torch.Generator
+    read: int = 0  # prompt tokens in the state
 
-    def add(self, token: Token) -> bool:
-        """Take a token; True when it was the last."""
-        self.ids.append(token.id)
-        self.logprobs.append(token.logprob)
-        ended = token.id == self.tokenizer.end_id
-        data = b"" if ended else self.tokenizer.token_bytes(token.id)
-        long = len(self.ids) >= self.max_new_tokens
-        last = ended or long or len(self.ids) >= self.room
-        self.text += self.stream.push(data, final=last)
-        if self.stream.stopped:
-            self.finish_reason = "stop"
-        elif last:
-            self.finish_reason = "end" if ended else "length" if long else "context"
-        return bool(self.finish_reason)
-
-    def generation(self) -> Generation:
-        """The finished result."""
-        return Generation(text=self.text, ids=self.ids, logprobs=self.logprobs, finish_reason=self.finish_reason)
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt + self.writer.ids
 
 
-def _writers(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[str],
-    *,
-    max_new_tokens: int,
-    stop: str | Sequence[str],
-    truncate: bool,
-) -> list[_Writer]:
-    if isinstance(prompts, str):
-        raise UserError("prompts is one text", fix="give a list of texts")
-    stop = [stop] if isinstance(stop, str) else stop
-    if max_new_tokens < 1:
-        raise UserError(f"max_new_tokens is {max_new_tokens}", fix="give a number from 1 up")
-    if not all(stop):
-        raise UserError("a stop string is empty", fix="leave it out")
-    writers = []
-    for prompt in prompts:
-        ids = prompt_ids(model, tokenizer, prompt, keep=model.config.context_length - max_new_tokens, truncate=truncate)
-        room = model.config.context_length - len(ids)
-        writers.append(_Writer(ids, tokenizer, max_new_tokens, room, TextStream(stop)))
-    return writers
+class Engine:
+    """Continuous batching over `slots` sequences of up to `capacity` tokens (default: the context length).
+
+    It belongs to one thread. Call `submit` and `cancel` between steps, and `step` for as long as it is `busy`.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, slots: int = 8, capacity: int | None = None) -> None:
+        if slots < 1:
+            raise UserError(f"slots is {slots}", fix="give a number from 1 up")
+        self.model, self.tokenizer = model, tokenizer
+        self._state = model.new_state(slots, capacity=capacity)
+        self._running: dict[int, _Sequence] = {}  # by slot
+        self._prompts: list[list[int]] = [[] for _ in range(slots)]  # read into each slot, kept when it is free again
+        self._waiting: deque[_Sequence] = deque()
+        self._numbers = 0
+        self._together: tuple[list[int], list[Any]] = ([], [])  # slots of the last pass, and the state of these
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do something."""
+        return bool(self.waiting or self.running)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have no slot yet."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Requests in slots."""
+        return len(self._running)
+
+    def submit(self, request: Request) -> int:
+        """Take a request; returns its number. Raises UserError when its prompt does not fit the model."""
+        keep = self.model.config.context_length - request.max_new_tokens
+        prompt = fit(self.model, request.prompt, keep=keep, truncate=request.truncate)
+        room = self.model.config.context_length - len(prompt)
+        writer = Writer(self.tokenizer, TextStream(request.stop), request.max_new_tokens, room)
+        generator = torch.Generator().manual_seed(request.seed)
+        self._numbers += 1
+        self._waiting.append(_Sequence(self._numbers, request, prompt, writer, generator))
+        return self._numbers
+
+    def cancel(self, number: int) -> None:
+        """Forget a request; its slot is free at once. Numbers that are unknown or finished are ignored."""
+        self._waiting = deque(sequence for sequence in self._waiting if sequence.number != number)
+        self._running = {slot: each for slot, each in self._running.items() if each.number != number}
+
+    @torch.inference_mode()
+    def step(self) -> list[Update]:
+        """Read a piece of the prompts that wait, and draw a token for every sequence whose prompt is read."""
+        with evaluating(self.model):
+            begun, features = self._read_prompts()
+            going = sorted(slot for slot, each in self._running.items() if each.writer.ids)
+            if going:
+                features.append(self._advance(going))
+            slots = begun + going
+            return self._draw(slots, torch.cat(features)) if slots else []
+
+    def _read_prompts(self) -> tuple[list[int], list[Tensor]]:
+        """The slots that have now read their prompt, and the features [1 dim] at its end."""
+        begun: list[int] = []
+        features: list[Tensor] = []
+        for _ in range(CHUNKS_PER_STEP if self.running else len(self._prompts)):
+            slot = self._next_to_read()
+            if slot is None:
+                break
+            sequence = self._running[slot]
+            own = [layer.view([slot]) for layer in self._state]
+            chunk = sequence.prompt[sequence.read : sequence.read + CHUNK]
+            last = read(self.model, own, chunk)
+            self._prompts[slot] += chunk
+            sequence.read += len(chunk)
+            if sequence.read == len(sequence.prompt):
+                begun.append(slot)
+                features.append(last)
+        return begun, features
+
+    def _next_to_read(self) -> int | None:
+        """The slot whose prompt is read next: one that is begun, or a free one with the request that waits longest."""
+        for slot, sequence in self._running.items():
+            if sequence.read < len(sequence.prompt):
+                return slot
+        free = [slot for slot in range(len(self._prompts)) if slot not in self._running]
+        if not free or not self._waiting:
+            return None
+        sequence = self._waiting.popleft()
+        slot = self._begin(sequence, free)
+        self._running[slot] = sequence
+        return slot
+
+    def _begin(self, sequence: _Sequence, free: list[int]) -> int:
+        """Choose a free slot, and take over the beginning of a prompt that another slot holds: whole chunks only, so
+        that these tokens were read in the very pieces in which this sequence would read them.
+        """
+        shared = [_common_chunks(sequence.prompt, held) for held in self._prompts]
+        source = max(range(len(shared)), key=shared.__getitem__)
+        slot = source if source in free else min(free, key=shared.__getitem__)
+        length = shared[source]
+        if not length or not all(layer.fork(source, slot, length) for layer in self._state):
+            length = 0
+            for layer in self._state:
+                layer.view([slot]).truncate([0])
+        sequence.read, self._prompts[slot] = length, sequence.prompt[:length]
+        return slot
+
+    def _advance(self, going: list[int]) -> Tensor:
+        """Features [going dim] after one more token."""
+        if self._together[0] != going:
+            self._together = going, [layer.view(going) for layer in self._state]
+        last = [[self._running[slot].writer.ids[-1]] for slot in going]
+        device = next(self.model.parameters()).device
+        return self.model.features(torch.tensor(last, device=device), state=self._together[1])[:, -1]
+
+    def _draw(self, slots: list[int], features: Tensor) -> list[Update]:
+        logits = self.model.logits(features)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        normalizers = logits.logsumexp(dim=-1)
+        sequences = [self._running[slot] for slot in slots]
+        sound = normalizers.isfinite().tolist()
+        chosen = torch.tensor(self._choose(logits[:, : self.tokenizer.vocab_size], sequences, sound))
+        places = chosen.clamp(min=0)[:, None].to(logits.device)
+        logprobs = logits.gather(1, places).squeeze(1) - normalizers
+        updates = []
+        for row, (token, logprob) in enumerate(zip(chosen.tolist(), logprobs.tolist(), strict=True)):
+            top = self._top(logits[row] - normalizers[row], sequences[row].request.top_logprobs)
+            error = None if token >= 0 else NOTHING_ALLOWED if sound[row] else NOT_A_NUMBER
+            updates.append(self._take(slots[row], Token(token, logprob, top), error))
+        return updates
+
+    def _choose(self, logits: Tensor, sequences: Sequence[_Sequence], sound: Sequence[bool]) -> list[int]:
+        """A token for each sequence; those that choose alike are done together."""
+        chosen = [-1] * len(sequences)
+        groups: list[tuple[Sampling, list[int]]] = []
+        if any(sequence.request.constraint for sequence in sequences):
+            logits = logits.clone()
+        for row, sequence in enumerate(sequences):
+            if not sound[row]:
+                continue
+            if sequence.request.constraint:
+                logits[row, ~sequence.request.constraint.allowed().to(logits.device)] = -torch.inf
+            same = next((rows for sampling, rows in groups if sampling == sequence.request.sampling), None)
+            if same is None:
+                groups.append((sequence.request.sampling, [row]))
+            else:
+                same.append(row)
+        for sampling, rows in groups:
+            drawn = choose(
+                logits[rows] if len(rows) < len(logits) else logits,
+                sampling,
+                histories=[sequences[row].ids for row in rows],
+                starts=[len(sequences[row].prompt) for row in rows],
+                generators=[sequences[row].generator for row in rows],
+            )
+            for row, token in zip(rows, drawn, strict=True):
+                chosen[row] = token
+        return chosen
+
+    def _top(self, logprobs: Tensor, count: int) -> tuple[tuple[int, float], ...]:
+        if not count:
+            return ()
+        best = logprobs[: self.tokenizer.vocab_size].topk(min(count, self.tokenizer.vocab_size))
+        return tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+    def _take(self, slot: int, token: Token, error: str | None) -> Update:
+        """Give a sequence its token; a sequence that has ended leaves its slot."""
+        sequence = self._running[slot]
+        if error:
+            del self._running[slot]
+            return Update(number=sequence.number, error=error)
+        constraint = sequence.request.constraint
+        if constraint:
+            constraint.accept(token.id)
+        text = sequence.writer.add(token.id, token.logprob, last=bool(constraint and constraint.ended))
+        generation = None
+        if sequence.writer.finish_reason:
+            del self._running[slot]
+            generation = sequence.writer.generation()
+        return Update(number=sequence.number, token=token, text=text, generation=generation)
 
 
-def prompt_ids(model: Any, tokenizer: Any, prompt: str, *, keep: int, truncate: bool) -> list[int]:
-    """The ids of a prompt, an end mark for an empty one; raises UserError when it is too long and not to be cut."""
-    ids = tokenizer.encode(prompt) or [tokenizer.end_id]
-    context = model.config.context_length
-    if max(ids) >= model.config.vocab_size:
-        cause = f"the tokenizer gives id {max(ids)}, the model has {model.config.vocab_size} tokens"
-        raise UserError(cause, fix="use the tokenizer that belongs to the model")
-    if truncate:
-        return ids[-max(keep, 1) :]
-    if len(ids) >= context:
-        cause = f"the prompt has {len(ids)} tokens, the context of the model holds {context}"
-        raise UserError(
-            cause,
-            fix=f"shorten it to at most {context - 1} tokens, or drop its beginning with truncate=True (--truncate)",
-        )
-    return ids
+def _common_chunks(prompt: Sequence[int], held: Sequence[int]) -> int:
+    """Tokens that two prompts share at their beginning, in whole chunks; the last token is always left to read."""
+    length = 0
+    limit = min(len(prompt) - 1, len(held))
+    while length + CHUNK <= limit and prompt[length : length + CHUNK] == held[length : length + CHUNK]:
+        length += CHUNK
+    return length

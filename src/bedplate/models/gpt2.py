@@ -20,7 +20,7 @@ from bedplate.nn.attention import Attention, Bias, KVCache
 from bedplate.nn.fast.packed_linear import project
 from bedplate.nn.mlp import ACTIVATIONS, MLP
 from bedplate.nn.norm import LayerNorm
-from bedplate.nn.position import CAUSAL, causal_at, restarting_positions, within_documents
+from bedplate.nn.position import CAUSAL, restarting_positions, within_documents
 from bedplate.weights.checkpoint import Checkpoint, Setting
 from bedplate.weights.rules import Drop, Rename, Split, Transpose
 
@@ -148,20 +148,17 @@ class GPT2(nn.Module):
     def _positions_and_bias(
         self, ids: Tensor, documents: Tensor | None, cache: KVCache | None
     ) -> tuple[Int[Tensor, "#batch length"], Bias]:
-        length = ids.shape[1] + (cache.longest if cache else 0)
-        if length > self.config.context_length:
-            raise ValueError(f"{length} tokens are more than the context length of {self.config.context_length}")
+        held = max(cache.lengths) if cache else 0
+        if held + ids.shape[1] > self.config.context_length:
+            cause = f"{held + ids.shape[1]} tokens are more than the context length of {self.config.context_length}"
+            raise ValueError(cause)
         if documents is not None:
-            if cache and cache.longest:
+            if held:
                 raise ValueError("packed documents cannot go on from a cache")
             return restarting_positions(documents), within_documents(documents)
-        positions = torch.arange(ids.shape[1], device=ids.device)[None]
         if cache is None:
-            return positions, CAUSAL
-        if not cache.ragged:
-            return positions + cache.longest, CAUSAL
-        positions = positions + cache.lengths[:, None]
-        return positions, causal_at(positions, cache.longest + ids.shape[1])
+            return torch.arange(ids.shape[1], device=ids.device)[None], CAUSAL
+        return cache.next_positions(ids.shape[1]), CAUSAL
 
 
 SIZES = {  # parameters:

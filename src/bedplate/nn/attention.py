@@ -1,5 +1,8 @@
 """Multi-head attention (Vaswani et al. 2017, section 3.2), its kernels and its cache."""
 
+import copy
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -55,7 +58,8 @@ def attend_plain(
 class KVCache:
     """Keys and values of the tokens that one attention layer has seen, in memory set aside once.
 
-    `lengths[b]` tokens of sequence b are held. While all sequences are equally long, `append` is a slice copy.
+    `lengths[b]` tokens of sequence b are held. Equally long sequences are attended to in one call, others each in a
+    call of its own, without padding: what a sequence gives does not depend on its neighbors, not even in its last bit.
     """
 
     def __init__(
@@ -63,44 +67,98 @@ class KVCache:
     ) -> None:
         self.keys = torch.zeros(batch, num_kv_heads, capacity, head_dim, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
-        self.lengths = torch.zeros(batch, dtype=torch.long, device=device)
-        self.longest = 0
-        self.ragged = False
+        self._held = [0] * batch  # tokens in each row of the memory, shared by all views of it
+        self._rows = list(range(batch))  # the rows that this view looks at
 
     @property
     def capacity(self) -> int:
         """Tokens per sequence that fit."""
         return self.keys.shape[2]
 
-    def append(self, key: NewHeads, value: NewHeads) -> tuple[KeyHeads, KeyHeads]:
-        """Store new tokens behind each sequence's last one; returns all keys and values, up to the longest sequence."""
-        start, end = self.longest, self.longest + key.shape[2]
-        if end > self.capacity:
-            raise ValueError(f"the cache holds {self.capacity} tokens, {end} were given")
-        if self.ragged:
-            rows = torch.arange(len(key), device=key.device)[:, None]
-            columns = self.lengths[:, None] + torch.arange(key.shape[2], device=key.device)
-            self.keys[rows, :, columns] = key.transpose(1, 2)
-            self.values[rows, :, columns] = value.transpose(1, 2)
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens held of each sequence."""
+        return [self._held[row] for row in self._rows]
+
+    def next_positions(self, new: int) -> Int[Tensor, "#batch new"]:
+        """Where the next `new` tokens of each sequence stand; one row when all sequences are equally long."""
+        lengths = self.lengths
+        starts = torch.tensor(lengths[:1] if len(set(lengths)) == 1 else lengths, device=self.keys.device)
+        return starts[:, None] + torch.arange(new, device=self.keys.device)
+
+    def view(self, rows: Sequence[int]) -> "KVCache":
+        """These sequences alone, in the same memory: what is done to the view is done to them."""
+        part = copy.copy(self)
+        part._rows = [self._rows[row] for row in rows]
+        return part
+
+    def append(self, key: NewHeads, value: NewHeads) -> None:
+        """Store new tokens behind each sequence's last one."""
+        new, lengths = key.shape[2], self.lengths
+        if max(lengths) + new > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens, {max(lengths) + new} were given")
+        block = self._block(lengths)
+        if block is not None:
+            start, end = lengths[0], lengths[0] + new
+            self.keys[block, :, start:end], self.values[block, :, start:end] = key, value
         else:
-            self.keys[:, :, start:end] = key
-            self.values[:, :, start:end] = value
-        self.lengths += key.shape[2]
-        self.longest = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+            for place, (row, start) in enumerate(zip(self._rows, lengths, strict=True)):
+                self.keys[row, :, start : start + new] = key[place]
+                self.values[row, :, start : start + new] = value[place]
+        for row in self._rows:
+            self._held[row] += new
 
-    def truncate(self, lengths: Int[Tensor, " batch"]) -> None:
-        """Forget all but the first `lengths[b]` tokens of each sequence, for instance the padding of a prefill."""
-        if ((lengths < 0) | (lengths > self.lengths)).any():
-            raise ValueError(f"the cache holds {self.lengths.tolist()} tokens, not {lengths.tolist()}")
-        self.lengths = lengths.clone()
-        self.longest = int(lengths.max()) if len(lengths) else 0
-        self.ragged = bool((lengths != self.longest).any())
+    def attend(
+        self, query: Heads, key: NewHeads, value: NewHeads, *, bias: Bias = None, scale: float | None = None
+    ) -> Heads:
+        """Append, then attend to everything held. A dense `bias` covers the keys of the longest sequence."""
+        self.append(key, value)
+        lengths = self.lengths
+        block = self._block(lengths)
+        if block is not None:
+            end = lengths[0]
+            return attend(query, self.keys[block, :, :end], self.values[block, :, :end], bias=bias, scale=scale)
+        mixed = []
+        for place, (row, end) in enumerate(zip(self._rows, lengths, strict=True)):
+            held = self.keys[row, None, :, :end], self.values[row, None, :, :end]
+            mixed.append(attend(query[place, None], *held, bias=_of_sequence(bias, place, end), scale=scale))
+        return torch.cat(mixed)
 
-    def select(self, indices: Int[Tensor, " kept"]) -> None:
-        """Keep only these sequences, in this order."""
-        self.keys, self.values, self.lengths = self.keys[indices], self.values[indices], self.lengths[indices]
-        self.truncate(self.lengths)
+    def truncate(self, lengths: Sequence[int]) -> None:
+        """Forget all but the first `lengths[b]` tokens of each sequence; 0 begins anew."""
+        if any(not 0 <= length <= held for length, held in zip(lengths, self.lengths, strict=True)):
+            raise ValueError(f"the cache holds {self.lengths} tokens, not {list(lengths)}")
+        for row, length in zip(self._rows, lengths, strict=True):
+            self._held[row] = length
+
+    def select(self, indices: Sequence[int]) -> None:
+        """Keep only these sequences, in this order, each as often as it is named."""
+        lengths = self.lengths
+        rows = torch.tensor([self._rows[index] for index in indices], dtype=torch.long, device=self.keys.device)
+        self.keys, self.values = self.keys[rows], self.values[rows]
+        self._held = [lengths[index] for index in indices]
+        self._rows = list(range(len(indices)))
+
+    def fork(self, source: int, target: int, length: int) -> bool:
+        """Let sequence `target` begin with the first `length` tokens of `source`; False when that cannot be done."""
+        read, write = self._rows[source], self._rows[target]
+        if read != write:
+            self.keys[write, :, :length] = self.keys[read, :, :length]
+            self.values[write, :, :length] = self.values[read, :, :length]
+        self._held[write] = length
+        return True
+
+    def _block(self, lengths: Sequence[int]) -> slice | None:
+        """The rows as one piece of the memory, when they lie side by side and are equally long."""
+        first, count = self._rows[0], len(self._rows)
+        same = self._rows == list(range(first, first + count)) and lengths.count(lengths[0]) == count
+        return slice(first, first + count) if same else None
+
+
+def _of_sequence(bias: Bias, place: int, keys: int) -> Tensor | Causal | None:
+    if not isinstance(bias, Tensor):
+        return bias
+    return bias[place if len(bias) > 1 else 0, None, :, :, :keys]
 
 
 class Attention(nn.Module):
@@ -144,7 +202,8 @@ class Attention(nn.Module):
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
         if state is not None:
-            key, value = state.append(key, value)
-        dropout = self.dropout if self.training else 0.0
-        mixed = attend(query, key, value, bias=bias, scale=self.scale, dropout=dropout)
+            mixed = state.attend(query, key, value, bias=bias, scale=self.scale)
+        else:
+            dropout = self.dropout if self.training else 0.0
+            mixed = attend(query, key, value, bias=bias, scale=self.scale, dropout=dropout)
         return self.out(mixed.transpose(1, 2).flatten(2))

@@ -22,12 +22,6 @@ class Causal:
 CAUSAL = Causal()
 
 
-def causal_at(positions: Int[Tensor, "batch query"], key: int) -> Bool[Tensor, "batch 1 query key"]:
-    """Causal bias for queries standing at `positions` (ragged batches, chunked prefill)."""
-    keys = torch.arange(key, device=positions.device)
-    return (keys <= positions[:, :, None])[:, None]
-
-
 def within_documents(documents: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch 1 length length"]:
     """Causal bias for packed rows: a token sees itself and earlier tokens of its own document only."""
     same = documents[:, :, None] == documents[:, None, :]

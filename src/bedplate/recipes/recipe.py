@@ -89,7 +89,7 @@ def find_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
 
 
 def parse_overrides(words: list[str]) -> dict[str, str]:
-    """`key=value` words of the command line as a dictionary."""
+    """`key=value` words of the command line as a dictionary; of a key given twice the last counts."""
     for word in words:
         if "=" not in word:
             raise UserError(f"{word!r} is not a setting", fix="write key=value, for instance steps=200")

@@ -6,6 +6,7 @@ What varies is handed in: a source (`batch(step)`, a pure function of the step) 
 
 import functools
 import hashlib
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -277,6 +278,7 @@ def _stop_signal() -> Iterator[list[int]]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
+        os.write(2, b"\nStopping after this step, saved. Ctrl-C again stops at once, unsaved.\n")  # safe in a handler
 
     signals = (signal.SIGINT, signal.SIGTERM)
     try:

@@ -115,18 +115,29 @@ def is_held(folder: Path) -> bool:
 
 
 def rewind_metrics(folder: Path, step: int) -> None:
-    """Drop what was logged after `step` updates: a resumed run writes those lines again."""
-    lines = [json.dumps(line) + "\n" for line in read_metrics(folder) if line["step"] <= step]
-    write_text(folder / METRICS, "".join(lines))
+    """Drop what was logged after `step` updates, readable or not: a resumed run writes those lines again."""
+    kept: list[dict[str, Any]] = []
+    lines = _logged(folder)
+    while (kept[-1]["step"] if kept else 0) < step and (line := next(lines, None)) and line["step"] <= step:
+        kept.append(line)
+    write_text(folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def log_is_gone(folder: Path) -> bool:
+    """Whether a run has come somewhere and lacks its log."""
+    return not (folder / METRICS).exists() and any((folder / "checkpoints").glob("step-*"))
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """All complete lines of the log; a last line cut by a kill is left out."""
+    return list(_logged(folder))
+
+
+def _logged(folder: Path) -> Iterator[dict[str, Any]]:
     path = folder / METRICS
-    if not path.exists():
-        return []
-    lines = path.read_text("utf-8", errors="replace").split("\n")[:-1]
-    return [_parsed(line, f"line {number} of {path}") for number, line in enumerate(lines, start=1)]
+    lines = path.read_text("utf-8", errors="replace").split("\n")[:-1] if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        yield _parsed(line, f"line {number} of {path}")
 
 
 def log_metrics(folder: Path, metrics: dict[str, Any]) -> None:

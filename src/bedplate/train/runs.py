@@ -12,7 +12,7 @@ from typing import Any
 from bedplate.errors import UserError
 from bedplate.files import read_json_object
 from bedplate.train.report import HELD_OUT, RESULT
-from bedplate.train.run import METRICS, PROCESS, RECORD, is_held, read_metrics, read_run
+from bedplate.train.run import METRICS, PROCESS, RECORD, is_held, log_is_gone, read_metrics, read_run
 from bedplate.train.track import tracker_names
 
 ABSENT = "(absent)"
@@ -48,6 +48,7 @@ def _describe(run: Path) -> dict[str, Any]:
     row |= {"steps": None, "loss": None, "best": None, "best_step": None, "age": max(0.0, age), "resume": None}
     try:
         record = read_run(run)
+        _check_log(run)
         row |= {"recipe": record["recipe"], "steps": record["settings"].get("steps")} | _log_in_short(run / METRICS)
         row["state"], row["reason"] = _state(run, row["steps"])
     except UserError as error:
@@ -55,6 +56,11 @@ def _describe(run: Path) -> dict[str, Any]:
     if row["state"] in ("stopped", "failed"):
         row["resume"] = shlex.join(["bedplate", *resume_words(run)])
     return row
+
+
+def _check_log(run: Path) -> None:
+    if log_is_gone(run):
+        raise UserError(f"{run / METRICS} is gone", fix="restore it; a resumed run begins a new one")
 
 
 def _state(run: Path, steps: int | None) -> tuple[str, str | None]:
@@ -108,6 +114,8 @@ def compare_runs(left: Path, right: Path) -> dict[str, Any]:
     """
     folders = [path.parent if path.name == RECORD else path for path in (left, right)]
     records = [read_run(folder) for folder in folders]
+    for folder in folders:
+        _check_log(folder)
     logs = [read_metrics(folder) for folder in folders]
     differences = _beside("recipe", *({"recipe": record["recipe"]} for record in records))
     for part in ("settings", "data", "environment"):

@@ -17,7 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from bedplate.errors import UserError
+from bedplate.generate.engine import Engine, Request
+from bedplate.generate.sample import Sampling
+from bedplate.generate.text import Generation, IdsOnly
 from bedplate.models import build, from_pretrained, save_pretrained
+from bedplate.nn.fast.packed_linear import pack
 from bedplate.objectives.next_token import NextToken
 from bedplate.train.checkpoint import TRAINING, list_checkpoints
 from bedplate.train.loop import Settings, accumulate, train
@@ -104,7 +108,7 @@ def batched_equals_single(model: Any) -> Pairs:
     with torch.no_grad():
         model(ids[:, : int(lengths.max())], state=state)
         for layer in state:
-            layer.truncate(lengths)
+            layer.truncate(lengths.tolist())
         with recording(model) as batched:
             for step in range(new):
                 model(ids.gather(1, lengths[:, None] + step), state=state)
@@ -116,6 +120,44 @@ def batched_equals_single(model: Any) -> Pairs:
         together = {name: value[row : row + 1] for name, value in batched.joined().items()}
         pairs += [(f"{name} of sequence {row}", value, alone[name][:, length:]) for name, value in together.items()]
     return pairs
+
+
+def served_equals_alone(model: Any) -> Pairs:
+    """Requests that join and leave an engine = each in an engine of its own: tokens and log-probabilities, in float32
+    with the weights packed as for decoding, bit for bit.
+    """
+    if _context(model) < 6:
+        raise NotApplicable("requests that overlap need a context of 6 tokens")
+    model = copy.deepcopy(model).float()
+    pack(model)
+    new = min(6, _context(model) // 2)
+    lengths = [min(length, _context(model) - new) for length in (5, 300, 1, 17, 140, 3)]
+    prompts = [_random_ids(model, (1, length))[0].tolist() for length in lengths]
+    drawn = Sampling(temperature=1.0, top_p=0.9)
+    samplings = [drawn, Sampling(temperature=0)] * 3
+    requests = [
+        Request(prompt=prompt, max_new_tokens=new - place % 2, sampling=sampling, seed=place)
+        for place, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True))
+    ]
+    together = _served(model, requests, slots=3)
+    pairs: Pairs = []
+    for place, request in enumerate(requests):
+        (alone,) = _served(model, [request], slots=1)
+        for name in ("ids", "logprobs"):
+            ours, expected = (torch.tensor(getattr(each, name)).double() for each in (together[place], alone))
+            pairs.append((f"{name} of request {place}", ours, expected))
+    return pairs
+
+
+def _served(model: Any, requests: list[Request], *, slots: int) -> list[Generation]:
+    """Requests handed in two at a time, one step apart."""
+    engine = Engine(model, IdsOnly(model.config.vocab_size), slots=slots)
+    coming, numbers, results = list(requests), [], {}
+    while coming or engine.busy:
+        numbers += [engine.submit(request) for request in coming[:2]]
+        del coming[:2]
+        results |= {update.number: update.generation for update in engine.step() if update.generation}
+    return [results[number] for number in numbers]
 
 
 def packed_equals_unpacked(model: nn.Module) -> Pairs:
@@ -198,6 +240,7 @@ def resumed_equals_uninterrupted(model: nn.Module) -> Pairs:
 CONTRACTS = (
     Contract(name="cached = uncached", bound=ROUNDING, pairs=cached_equals_uncached),
     Contract(name="batched = single", bound=ROUNDING, pairs=batched_equals_single),
+    Contract(name="served = alone", bound=EQUAL_BITS, pairs=served_equals_alone),
     Contract(name="packed = unpacked", bound=ROUNDING, pairs=packed_equals_unpacked),
     Contract(name="accumulated = whole batch", bound=ROUNDING, pairs=accumulated_equals_whole),
     Contract(name="loaded = saved", bound=EQUAL_BITS, pairs=loaded_equals_saved),

@@ -45,7 +45,7 @@ class PackedLinear(nn.Module):
     def forward(self, x: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
         if self.training:
             raise RuntimeError("this model was packed for generation: train a copy.deepcopy of it, or load it again")
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return _product(x, self.weight, self.bias)
 
     def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -71,6 +71,16 @@ def _packed(weight: Tensor) -> nn.Parameter:
     return nn.Parameter(torch.ops.mkldnn._reorder_linear_weight(weight.detach()), requires_grad=False)
 
 
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """oneDNN's kernel. What it gives for a row does not depend on the other rows, except that it sums a single row of
+    more than 1,024 inputs, or against a weight that is not packed, in another order: such a row gets company.
+    """
+    if x.numel() == x.shape[-1] and (x.shape[-1] > 1024 or not weight.is_mkldnn):
+        pair = x.reshape(1, -1).expand(2, -1)
+        return torch.ops.mkldnn._linear_pointwise(pair, weight, bias, "none", [], "")[0].view(*x.shape[:-1], -1)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
 def can_pack(tensor: Tensor) -> bool:
     """Whether oneDNN computes with this kind of tensor on this machine."""
     return tensor.device.type == "cpu" and tensor.dtype in PACKED_DTYPES
@@ -79,13 +89,16 @@ def can_pack(tensor: Tensor) -> bool:
 def pack(model: nn.Module) -> None:
     """Prepare a model in place for decoding on a CPU; its parameters no longer take gradients.
 
-    Elsewhere, and for number formats that oneDNN does not have, this leaves the model as it is. A layer whose weight is
-    the model's `output_weight` stays ordinary, for losses read that weight a piece at a time.
+    Elsewhere, and for number formats that oneDNN does not have, this leaves the model as it is. The model's
+    `output_weight` stays ordinary, for embeddings and losses read it a piece at a time, and gets a packed copy.
     """
     if not can_pack(next(model.parameters())):
         return
     model.eval().requires_grad_(False)
-    _pack_children(model, getattr(model, "output_weight", None))
+    output_weight = getattr(model, "output_weight", None)
+    _pack_children(model, output_weight)
+    if output_weight is not None and _packed_copy(output_weight) is None:
+        output_weight.packed = (_state_of(output_weight), _packed(output_weight))
 
 
 def _pack_children(parent: nn.Module, output_weight: Tensor | None) -> None:
@@ -99,13 +112,25 @@ def _pack_children(parent: nn.Module, output_weight: Tensor | None) -> None:
 
 
 def project(x: Float[Tensor, "*batch dim"], weight: Float[Tensor, "out dim"]) -> Float[Tensor, "*batch out"]:
-    """x weight^T by the faster kernel: for inference on a CPU oneDNN's, which reads an ordinary weight at 26 GB/s.
+    """x weight^T by the faster kernel: for inference on a CPU oneDNN's, from the packed copy where there is one.
 
     For output layers, whose weight is also the embedding and stays as it is.
     """
     if torch.is_grad_enabled() or not can_pack(x) or x.dtype != weight.dtype:
         return F.linear(x, weight)
-    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    packed = _packed_copy(weight)
+    return _product(x, weight if packed is None else packed, None)
+
+
+def _packed_copy(weight: Any) -> Tensor | None:
+    """The copy that `pack` made, unless the weight has changed since."""
+    state, packed = getattr(weight, "packed", (None, None))
+    return packed if packed is not None and state == _state_of(weight) else None
+
+
+def _state_of(weight: Tensor) -> tuple[int, int, torch.dtype]:
+    version = 0 if weight.is_inference() else weight._version
+    return weight.data_ptr(), version, weight.dtype
 
 
 def linear_plain(x: Float[Tensor, "*batch dim"], layer: PackedLinear) -> Float[Tensor, "*batch out"]:

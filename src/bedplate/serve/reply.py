@@ -1,0 +1,111 @@
+"""Answering over HTTP: whole, or as a stream of server-sent events; a client that leaves gives its slots back."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from fastapi import Request as HttpRequest
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from bedplate.generate.engine import Update
+from bedplate.serve.chat import ChatTemplate
+from bedplate.serve.texts import Job, Limits, begin, check, completion_logprobs_of, echo, late, whole_reply
+from bedplate.serve.wire import FINISH, ApiError, Asked, ChatRequest, chat_logprobs, head, printable
+from bedplate.serve.worker import Ticket, Worker
+
+
+async def answer(asked: Asked, worker: Worker, template: ChatTemplate, limits: Limits, http: HttpRequest) -> Response:
+    """Run a request and reply; a client that leaves gives its slots back."""
+    job = begin(asked, worker, template, limits)
+    if asked.stream:
+        return StreamingResponse(_events(job), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    gone = asyncio.create_task(_disconnected(http))
+    whole = asyncio.create_task(whole_reply(job))
+    try:
+        await asyncio.wait({gone, whole}, return_when=asyncio.FIRST_COMPLETED)
+        if whole.done():
+            return JSONResponse(whole.result())
+        return Response(status_code=499)  # nobody reads it
+    finally:
+        gone.cancel()
+        whole.cancel()
+        job.drop()
+
+
+async def _disconnected(http: HttpRequest) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _events(job: Job) -> AsyncIterator[str]:
+    """Server-sent events of all choices, in the order in which they come."""
+    common = head("chat.completion.chunk" if job.chat else "text_completion", job.asked.model, chat=job.chat)
+    common["truncated"] = job.truncated
+    options = job.asked.stream_options
+    with_usage = bool(options and options.include_usage)
+    common |= {"usage": None} if with_usage else {}
+    written = 0
+    try:
+        async with asyncio.timeout(job.limits.seconds):
+            for index in range(len(job.tickets)):
+                if first := _first(job, index):
+                    yield _event(common | {"choices": [first]})
+            async for index, update, offset in _merged(job.tickets):
+                written += update.token is not None
+                if chunk := _chunk(job, index, update, offset):
+                    yield _event(common | {"choices": [chunk]})
+        if with_usage:
+            yield _event(common | {"choices": [], "usage": job.usage(written)})
+        yield "data: [DONE]\n\n"
+    except TimeoutError:
+        yield _event(ApiError(408, late(job), kind="timeout_error").body)
+    except ApiError as error:
+        yield _event(error.body)
+    finally:
+        job.drop()
+
+
+def _event(content: Mapping[str, Any]) -> str:
+    return f"data: {json.dumps(content)}\n\n"
+
+
+async def _merged(tickets: Sequence[Ticket]) -> AsyncIterator[tuple[int, Update, int]]:
+    """The updates of several tickets, with the place in each one's text where the token begins."""
+    waiting = {asyncio.ensure_future(ticket.updates.get()): index for index, ticket in enumerate(tickets)}
+    offsets = [0] * len(tickets)
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for each in done:
+                index, update = waiting.pop(each), each.result()
+                check(update)
+                yield index, update, offsets[index]
+                offsets[index] += len(update.text)
+                if not update.generation:
+                    waiting[asyncio.ensure_future(tickets[index].updates.get())] = index
+    finally:
+        for each in waiting:
+            each.cancel()
+
+
+def _first(job: Job, index: int) -> dict[str, Any] | None:
+    """What a stream begins with: the role of a chat, the echo of a completion."""
+    if job.chat:
+        return {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+    text = echo(job, index)
+    return {"index": index, "text": text, "logprobs": None, "finish_reason": None} if text else None
+
+
+def _chunk(job: Job, index: int, update: Update, offset: int) -> dict[str, Any] | None:
+    finish = FINISH[update.generation.finish_reason] if update.generation else None
+    tokens = [update.token] if update.token else []
+    choice: dict[str, Any] = {"index": index, "finish_reason": finish}
+    if isinstance(job.asked, ChatRequest):
+        logprobs = chat_logprobs(tokens, job.tokenizer) if job.asked.logprobs else None
+        delta = {"content": printable(update.text)} if update.text else {}
+        choice |= {"delta": delta, "logprobs": logprobs}
+    else:
+        logprobs = completion_logprobs_of(job, tokens, offset=offset)
+        choice |= {"text": update.text, "logprobs": logprobs}
+    return choice if update.text or finish or logprobs else None
