@@ -31,6 +31,7 @@ class Service:
     shifted: bool = False  # log-probabilities of an echo are those of the place before
     content: bool = False  # log-probabilities in the layout of chat, as llama.cpp gives them
     name: str = "tiny"
+    key: str = ""  # asked of everyone
     stop_after: int | None = None
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(3))
 
@@ -107,6 +108,8 @@ def running(service: Service) -> Iterator[str]:
             self._send(*service.answer(body))
 
         def _send(self, status: int, content: dict[str, Any]) -> None:
+            if service.key and self.headers["Authorization"] != f"Bearer {service.key}":
+                status, content = 401, {"error": {"message": "who are you?"}}
             data = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
