@@ -37,7 +37,7 @@ def export(target: str | Path, folder: str | Path, *, format: str = "hf", dtype:
         write_json(Path(folder) / FILE, golden)
     else:
         with replacing(Path(folder), owned=(GGUF, FILE), mark=GGUF) as temporary:
-            _write_gguf(language_model, temporary / GGUF, name=Path(target).name, dtype=dtype)
+            _write_gguf(language_model, temporary / GGUF, name=Path(target).resolve().name, dtype=dtype)
             write_json(temporary / FILE, golden)
     return sorted(Path(folder).iterdir())
 

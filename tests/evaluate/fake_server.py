@@ -6,14 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import count
 from typing import Any
 
 import torch
 
 from bedplate.data.tokenize.byte_bpe import ByteBPE
-from bedplate.generate import Sampling
-from bedplate.generate.engine import Engine, Request
 from bedplate.language_model import LanguageModel
 
 
@@ -34,8 +31,9 @@ class Service:
     shifted: bool = False  # log-probabilities of an echo are those of the place before
     content: bool = False  # log-probabilities in the layout of chat, as llama.cpp gives them
     name: str = "tiny"
+    key: str = ""  # asked of everyone
     stop_after: int | None = None
-    seeds: Iterator[int] = field(default_factory=count)
+    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(3))
 
     def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Status and content of the response to a request for a completion."""
@@ -58,10 +56,21 @@ class Service:
         return 200, {"object": "text_completion", "choices": [choice]} | ({"usage": counted} if self.counts else {})
 
     def _continuation(self, prompt: Sequence[int], length: int) -> list[int]:
-        sampling = Sampling(temperature=self.temperature)
-        engine = Engine(self.language_model.model, self.tokenizer, slots=1)
-        engine.submit(Request(prompt=prompt, max_new_tokens=length, sampling=sampling, seed=next(self.seeds)))
-        return [update.token.id for _ in range(length) for update in engine.step() if update.token]
+        model: Any = self.language_model.model
+        state, ids = model.new_state(1), list(prompt)
+        for _ in range(length):
+            with torch.no_grad():
+                unread = ids if len(ids) == len(prompt) else ids[-1:]
+                scores = model.logits(model.features(torch.tensor([unread]), state=state)[0, -1])
+            ids.append(self._choose(scores.float()))
+            if ids[-1] == self.tokenizer.end_id:
+                break
+        return ids[len(prompt) :]
+
+    def _choose(self, scores: torch.Tensor) -> int:
+        if self.temperature == 0:
+            return int(scores.argmax())
+        return int(torch.multinomial((scores / self.temperature).softmax(-1), 1, generator=self.generator))
 
     def _logprobs(self, ids: Sequence[int], first: int, number: int) -> dict[str, Any]:
         with torch.no_grad():
@@ -99,6 +108,8 @@ def running(service: Service) -> Iterator[str]:
             self._send(*service.answer(body))
 
         def _send(self, status: int, content: dict[str, Any]) -> None:
+            if service.key and self.headers["Authorization"] != f"Bearer {service.key}":
+                status, content = 401, {"error": {"message": "who are you?"}}
             data = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))

@@ -197,11 +197,12 @@ def test_settings_mean_what_tasks_mean_by_them(exported: Path) -> None:
         ({"target": "gpt2-tiny", "dtyp": "x"}, "did you mean 'dtype'"),
         ({"target": "gpt2-tiny", "dtype": "float31"}, "did you mean 'float32'"),
         ({"target": "nowhere"}, "gpt2-tiny"),
+        ({"target": "gpt2-tiny", "batch_size": "0"}, "--batch_size is '0'"),
     ],
 )
 def test_mistakes_in_model_args_are_user_errors(arguments: dict[str, str], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        model_class(load)(**arguments, batch_size=1, max_batch_size=None, device="cuda:0")
+        model_class(load)(**{"batch_size": 1, "max_batch_size": None, "device": "cuda:0"} | arguments)
 
 
 @pytest.mark.slow

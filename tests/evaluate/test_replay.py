@@ -182,9 +182,14 @@ def test_the_command_tells_by_its_exit_code(tiny: LanguageModel, tmp_path: Path,
         assert main(["diff", "gpt2-tiny", url, "--served", "tinny"]) == 2
         assert "did you mean 'tiny'?" in capsys.readouterr().err
     assert json.loads((tmp_path / "same.json").read_text())["same"] is True
-    with running(Service(language_model=tiny, tokenizer=tiny.tokenizer, bos=True)) as url:
-        assert main(["diff", str(tmp_path / "hf"), url]) == 1
+    (tmp_path / "key").write_text("secret\n")
+    with running(Service(language_model=tiny, tokenizer=tiny.tokenizer, bos=True, key="secret")) as url:
+        assert main(["diff", str(tmp_path / "hf"), url]) == 2
+        assert "answers 401 (who are you?)" in capsys.readouterr().err
+        assert main(["diff", str(tmp_path / "hf"), url, "--key", str(tmp_path / "key")]) == 1
     assert "Likely cause: BOS" in capsys.readouterr().out
+    assert main(["diff", "one", "two", "--served", "tiny"]) == 2
+    assert "--served and --key are for servers" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -79,8 +79,8 @@ def diff(options: argparse.Namespace) -> int:
 
     if options.right.startswith(("http://", "https://")):
         return _diff_server(options)
-    if options.served:
-        raise UserError("--served is for servers", fix="give the URL of one, such as http://localhost:8000")
+    if options.served or options.key:
+        raise UserError("--served and --key are for servers", fix="give the URL of one, such as http://localhost:8000")
     found = compare_runs(Path(options.left), Path(options.right))
     print_comparison(found)
     save_json(options.json, found)
@@ -95,7 +95,8 @@ def _diff_server(options: argparse.Namespace) -> int:
     from bedplate.evaluate.server import CompletionServer
     from bedplate.language_model import load
 
-    server = CompletionServer(options.right, model=options.served)
+    key = (options.key.read_text(encoding="utf-8").split() or [""])[0] if options.key else ""
+    server = CompletionServer(options.right, model=options.served, key=key)
     path = Path(options.left) / FILE
     golden = read_golden(path) if path.exists() else golden_prompts(load(options.left))
     found = replay(golden, server)
@@ -124,4 +125,5 @@ def register(command: Command) -> None:
     one.add_argument(
         "right", metavar="RUN_OR_URL", help="another run, or an OpenAI-style server (http://localhost:8000)"
     )
+    one.add_argument("--key", type=Path, metavar="FILE", help="begins with the key that the server asks for")
     one.add_argument("--served", metavar="NAME", help="the server's name of the model (default: the first it lists)")

@@ -33,7 +33,10 @@ class Adapter:
         """`max_gen_toks`: of an answer, where a task does not say."""
         super().__init__()
         self.language_model = language_model
-        self.batch_size = AUTOMATIC if str(batch_size).startswith("auto") else int(batch_size)
+        automatic = str(batch_size).startswith("auto")
+        if not automatic and not (str(batch_size).isdecimal() and int(batch_size) > 0):
+            raise UserError(f"--batch_size is {batch_size!r}", fix="give a number from 1 up, or auto")
+        self.batch_size = AUTOMATIC if automatic else int(batch_size)
         self.max_gen_toks = max_gen_toks
         self._said: set[str] = set()
 
@@ -100,7 +103,8 @@ class Adapter:
         pairs = [self._fitted(context, continuation) for _, context, continuation in requests]
         by_length = sorted(range(len(pairs)), key=lambda place: -sum(map(len, pairs[place])))
         for places in self._batches(by_length, disable_tqdm):
-            scores = score_continuations(self.language_model.model, [pairs[place] for place in places])
+            group = [pairs[place] for place in places]
+            scores = score_continuations(self.language_model.model, group, batch_size=len(group))
             for place, score in zip(places, scores, strict=True):
                 results[place] = tuple(score)
                 if requests[place][0] is not None:  # a window of a longer text has no key of its own

@@ -42,8 +42,10 @@ class Refused(Exception):
 class CompletionServer:
     """A server by its address, with or without /v1, and one of its models: the named one, else the first it lists."""
 
-    def __init__(self, url: str, *, model: str | None = None) -> None:
+    def __init__(self, url: str, *, model: str | None = None, key: str = "") -> None:
+        """`key`: sent to this address alone, to a server that asks for one."""
         self.url = url.rstrip("/").removesuffix("/v1") + "/v1"
+        self._key = key
         listed = self._models()
         if model is not None and listed and model not in listed:
             raise UserError(f"{self.url} serves no model {model!r}", fix=nearest(model, listed))
@@ -104,6 +106,8 @@ class CompletionServer:
         data = None if body is None else json.dumps(body).encode()
         try:
             request = urllib.request.Request(f"{self.url}/{path}", data, {"Content-Type": "application/json"})
+            if self._key:
+                request.add_unredirected_header("Authorization", f"Bearer {self._key}")
             with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
                 return json.loads(response.read())
         except urllib.error.HTTPError:
