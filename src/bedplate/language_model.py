@@ -14,9 +14,10 @@ from torch import nn
 
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
-from bedplate.files import atomic_folder
+from bedplate.files import atomic_folder, write_text
 from bedplate.generate import contrastive
 from bedplate.generate.beam import Beams, search_text
+from bedplate.generate.chat import TEMPLATE, stored_template
 from bedplate.generate.complete import generate, stream
 from bedplate.generate.sample import Sampling
 from bedplate.generate.speculative import Speculation, speculate_text
@@ -26,10 +27,10 @@ from bedplate.nn.fast.packed_linear import pack
 from bedplate.train.run import RECORD
 
 CHECKPOINTS = Path(str(resources.files("bedplate") / "checkpoints"))
-HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt")
+HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", TEMPLATE)
 MODEL_FILES = (  # what `save` may replace
     "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*.json",
-    "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "golden.json",
+    "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "golden.json", TEMPLATE,
 )  # fmt: skip
 
 
@@ -39,6 +40,7 @@ class LanguageModel:
 
     model: nn.Module
     tokenizer: ByteBPE
+    chat_template: str | None = None  # Jinja, as stored with the model
 
     @property
     def config(self) -> Any:
@@ -150,6 +152,8 @@ class LanguageModel:
         with replacing(Path(folder), owned=MODEL_FILES, mark="config.json") as temporary:
             save_pretrained(self.model, temporary, end_id=self.tokenizer.end_id)
             self.tokenizer.save(temporary)
+            if self.chat_template is not None:
+                write_text(temporary / TEMPLATE, self.chat_template)
 
     def _check_vocabulary(self, other: "LanguageModel") -> None:
         if other.tokenizer.digest != self.tokenizer.digest:
@@ -191,7 +195,7 @@ def _checked(model: Any, tokenizer: ByteBPE, folder: Path) -> LanguageModel:
     if tokenizer.vocab_size > model.config.vocab_size:
         cause = f"{folder}: the vocabulary has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}"
         raise UserError(cause, fix="put the tokenizer that the model was trained with into the folder")
-    return LanguageModel(model, tokenizer)
+    return LanguageModel(model, tokenizer, stored_template(folder))
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from hypothesis import HealthCheck, Phase, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from tests.generate.tiny import random_model, tokenizer
 
+from bedplate.generate.chat import ChatTemplate
 from bedplate.language_model import LanguageModel
 from bedplate.serve.app import Served, Service
-from bedplate.serve.chat import ChatTemplate
 from bedplate.serve.texts import Limits
 from bedplate.serve.worker import Worker
 

@@ -7,8 +7,8 @@ import pytest
 from tests.generate.tiny import random_model, tokenizer
 
 from bedplate.generate import Engine, Request
+from bedplate.generate.chat import ChatTemplate
 from bedplate.language_model import LanguageModel
-from bedplate.serve.chat import ChatTemplate
 from bedplate.serve.worker import Busy, Worker
 
 

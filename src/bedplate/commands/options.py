@@ -5,9 +5,12 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Adds a command by its function, whose name and docstring are those of the command; json=True: it takes --json FILE.
 Command = Callable[..., argparse.ArgumentParser]
+
+DEFAULT_MODEL = "gpt2-tiny"
 
 
 def positive(word: str) -> int:
@@ -35,3 +38,22 @@ def program() -> str:
     """How the user called us, for commands to try next."""
     called = sys.argv[0]
     return called if Path(called).name == "bedplate" and called != shutil.which("bedplate") else "bedplate"
+
+
+def add_generation(parser: argparse.ArgumentParser) -> None:
+    """The model that writes, and how it chooses tokens."""
+    default = "(default: %(default)s)"
+    parser.add_argument("--model", default=DEFAULT_MODEL, help=f"run, folder, shipped name or hub id ({DEFAULT_MODEL})")
+    parser.add_argument("--max-new-tokens", type=positive, default=100, metavar="N", help=default)
+    parser.add_argument("--temperature", type=float, default=0.7, metavar="T", help=f"0 = likeliest token {default}")
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="keep the K likeliest tokens (default: all)")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="the likeliest that reach P together")
+    parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="above 1 repeats less")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help=default)
+
+
+def generation_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What `add_generation` asked, but for the model and the seed."""
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "stop")
+    return {name: getattr(options, name) for name in names}

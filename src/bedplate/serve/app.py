@@ -18,8 +18,8 @@ from starlette.exceptions import HTTPException
 
 from bedplate import __version__
 from bedplate.errors import UserError
+from bedplate.generate.chat import ChatTemplate
 from bedplate.generate.prompt import evaluating, fit
-from bedplate.serve.chat import ChatTemplate
 from bedplate.serve.guard import Guard
 from bedplate.serve.reply import answer
 from bedplate.serve.texts import Limits, user_error

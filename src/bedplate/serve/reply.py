@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from bedplate.generate.chat import ChatTemplate
 from bedplate.generate.engine import Update
-from bedplate.serve.chat import ChatTemplate
 from bedplate.serve.texts import Job, Limits, begin, check, completion_logprobs_of, echo, late, whole_reply
 from bedplate.serve.wire import FINISH, ApiError, Asked, ChatRequest, chat_logprobs, head, printable
 from bedplate.serve.worker import Ticket, Worker

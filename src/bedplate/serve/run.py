@@ -10,9 +10,9 @@ import torch
 import uvicorn
 
 from bedplate.errors import UserError
+from bedplate.generate.chat import ChatTemplate
 from bedplate.language_model import load
 from bedplate.serve.app import Served, Service
-from bedplate.serve.chat import ChatTemplate
 from bedplate.serve.worker import Worker
 
 
@@ -45,8 +45,9 @@ def open_models(targets: Sequence[str], *, slots: int, queue_length: int, dtype:
         name = Path(target).name or target
         if name in models:
             raise UserError(f"two models are called {name!r}", fix="rename one of the folders")
-        worker = Worker(load(target, dtype=dtype), slots=slots, queue_length=queue_length)
-        models[name] = Served(worker, ChatTemplate.of_folder(target))
+        language_model = load(target, dtype=dtype)
+        worker = Worker(language_model, slots=slots, queue_length=queue_length)
+        models[name] = Served(worker, ChatTemplate(language_model.chat_template))
     return models
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bedplate.errors import UserError
+from bedplate.generate.chat import PLAIN_STOPS, ChatTemplate
 from bedplate.generate.engine import Request, Token, Update
 from bedplate.generate.prompt import fit
 from bedplate.generate.text import Generation
-from bedplate.serve.chat import PLAIN_STOPS, ChatTemplate
 from bedplate.serve.wire import (
     FINISH,
     ApiError,

@@ -10,26 +10,26 @@ from bedplate.files import read_json_object
 PLAIN_STOPS = ("\nuser:", "\nsystem:")  # where the plain form would speak for others
 
 
-class ChatTemplate:
-    """The template that is stored with a model (`chat_template.jinja` or in `tokenizer_config.json`), if there is one.
+TEMPLATE = "chat_template.jinja"
 
-    Without one a model completes `role: content` lines; it has not been taught to answer.
+
+def stored_template(folder: Path) -> str | None:
+    """The chat template in a model's folder: `chat_template.jinja`, or in `tokenizer_config.json`."""
+    if (folder / TEMPLATE).is_file():
+        return (folder / TEMPLATE).read_text("utf-8")
+    if (folder / "tokenizer_config.json").is_file():
+        stored = read_json_object(folder / "tokenizer_config.json").get("chat_template")
+        return stored if isinstance(stored, str) else None
+    return None
+
+
+class ChatTemplate:
+    """How messages become a text. Without a template a model completes `role: content` lines: it has not been taught
+    to answer.
     """
 
     def __init__(self, source: str | None) -> None:
         self._compiled = _compiled(source) if source is not None else None
-
-    @classmethod
-    def of_folder(cls, target: str) -> "ChatTemplate":
-        """Read it from the model's folder."""
-        for folder in (Path(target), Path(target) / "tokenizer"):
-            if (folder / "chat_template.jinja").is_file():
-                return cls((folder / "chat_template.jinja").read_text("utf-8"))
-            if (folder / "tokenizer_config.json").is_file():
-                stored = read_json_object(folder / "tokenizer_config.json").get("chat_template")
-                if isinstance(stored, str):
-                    return cls(stored)
-        return cls(None)
 
     @property
     def plain(self) -> bool:
