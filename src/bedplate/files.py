@@ -14,6 +14,11 @@ from typing import Any
 from bedplate.errors import UserError
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: $BEDPLATE_CACHE, or ~/.cache/bedplate."""
+    return Path(os.environ.get("BEDPLATE_CACHE") or "~/.cache/bedplate").expanduser()
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file; a UserError names the file and the place where it is broken."""
     try:

@@ -23,7 +23,6 @@ from bedplate.generate.sample import Sampling
 from bedplate.generate.speculative import Speculation, speculate_text
 from bedplate.generate.text import Generation
 from bedplate.models import from_pretrained, published_sizes, save_pretrained
-from bedplate.nn.fast.packed_linear import pack
 from bedplate.train.run import RECORD
 
 CHECKPOINTS = Path(str(resources.files("bedplate") / "checkpoints"))
@@ -56,11 +55,8 @@ class LanguageModel:
         """Continue one prompt or several; a string in, one Generation out.
 
         Options: max_new_tokens, temperature, top_k, top_p, repetition_penalty (or sampling, which holds these four),
-        stop, seed, seeds, truncate; see `generate.complete.generate` and `generate.sample.Sampling`. On a CPU the first
-        call packs the weights for decoding, after which this model cannot be trained (see `nn.fast.packed_linear`);
-        a model in training mode is left as it is, and decodes more slowly.
+        stop, seed, seeds, truncate; see `generate.complete.generate` and `generate.sample.Sampling`.
         """
-        self.pack()
         several = [prompts] if isinstance(prompts, str) else list(prompts)
         results = generate(self.model, self.tokenizer, several, **_split(options))
         return results[0] if isinstance(prompts, str) else results
@@ -75,7 +71,6 @@ class LanguageModel:
 
         Options: max_new_tokens, truncate, width, length_penalty, early_stopping; see `generate.beam`.
         """
-        self.pack()
         several = [prompts] if isinstance(prompts, str) else list(prompts)
         fields = {name: options.pop(name) for name in Beams.__dataclass_fields__ if name in options}
         results = search_text(self.model, self.tokenizer, several, beams=Beams(**fields), **options)
@@ -97,10 +92,8 @@ class LanguageModel:
         Options: those of `generate` except `seeds`, and `count`, the most tokens proposed a pass; see
         `generate.speculative`. `draft` must have the same vocabulary.
         """
-        self.pack()
         if draft is not None:
             self._check_vocabulary(draft)
-            draft.pack()
         several = [prompts] if isinstance(prompts, str) else list(prompts)
         results = speculate_text(self.model, self.tokenizer, several, draft=draft and draft.model, **_split(options))
         return results[0] if isinstance(prompts, str) else results
@@ -118,8 +111,6 @@ class LanguageModel:
         Options: max_new_tokens, alpha, amateur_temperature, width, stop, truncate; see `generate.contrastive`.
         """
         self._check_vocabulary(amateur)
-        self.pack()
-        amateur.pack()
         several = [prompts] if isinstance(prompts, str) else list(prompts)
         results = contrastive.contrast(self.model, amateur.model, self.tokenizer, several, **options)
         return results[0] if isinstance(prompts, str) else results
@@ -134,14 +125,12 @@ class LanguageModel:
 
         Options: max_new_tokens, alpha, top_k, stop, truncate; see `generate.contrastive`.
         """
-        self.pack()
         several = [prompts] if isinstance(prompts, str) else list(prompts)
         results = contrastive.search(self.model, self.tokenizer, several, **options)
         return results[0] if isinstance(prompts, str) else results
 
     def stream(self, prompt: str, **options: Any) -> Iterator[str]:
         """Continue one prompt, piece by piece, with the options of `generate` except `seeds`."""
-        self.pack()
         return stream(self.model, self.tokenizer, prompt, **_split(options))
 
     def save(self, folder: str | Path) -> None:
@@ -158,11 +147,6 @@ class LanguageModel:
     def _check_vocabulary(self, other: "LanguageModel") -> None:
         if other.tokenizer.digest != self.tokenizer.digest:
             raise UserError("the two models have different vocabularies", fix="use two that share a tokenizer")
-
-    def pack(self) -> None:
-        """Prepare the weights for decoding on a CPU, unless the model is training; `generate` does it by itself."""
-        if not self.model.training:
-            pack(self.model)
 
 
 def load(target: str | Path, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False) -> LanguageModel:

@@ -31,6 +31,7 @@ COMPOSED: dict[str, set[str]] = {}
 REFERENCES = {"transformers", "tiktoken", "diffusers", "peft", "trl", "timm", "gensim", "sentence_transformers"}
 LIBRARY = {"torch", "numpy", "safetensors", "tokenizers", "jaxtyping"}  # may be imported where a module begins
 PRINTING = {"rich"}  # the same in console.py, which commands import when they run
+KERNELS = {"numba", "llvmlite"}  # the same in nn/fast/, which nn/linear.py imports at the first token
 SERVING = {"fastapi", "starlette", "pydantic", "uvicorn"}  # the same in serve/, which its command imports
 BY_NAME = {  # where a module may be found by its name
     "errors.py": "optional libraries",
@@ -96,6 +97,7 @@ def test_reference_libraries_are_only_compared_with(path):
 def test_heavy_libraries_are_imported_where_they_are_used(path):
     allowed = LIBRARY | set(sys.stdlib_module_names) | {"bedplate"}
     allowed |= {"console": PRINTING, "serve": SERVING}.get(room(path), set())
+    allowed |= KERNELS if path.parent.name == "fast" else set()
     for line, name in imports(path, module_level=True):
         assert name.split(".")[0] in allowed, f"{name_of(path)}:{line} import {name} inside the function that needs it"
 

@@ -15,7 +15,6 @@ from bedplate.errors import UserError
 from bedplate.generate import Engine, Generation, Request, Sampling
 from bedplate.generate import engine as engine_module
 from bedplate.models.gpt2 import GPT2
-from bedplate.nn.fast.packed_linear import pack
 
 GREEDY = Sampling(temperature=0)
 SAMPLINGS = [
@@ -28,7 +27,6 @@ SAMPLINGS = [
 
 def float32_model() -> GPT2:
     model = random_model(dtype=torch.float32, context_length=400, dim=64)
-    pack(model)
     return model
 
 

@@ -4,10 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
 from bedplate.nn.fast.linear_cross_entropy import IGNORE, ROWS, linear_cross_entropy, linear_cross_entropy_plain
-from bedplate.nn.fast.packed_linear import PackedLinear, linear_plain, pack, project
 from bedplate.nn.mlp import MLP, gelu_tanh
 from bedplate.nn.position import restarting_positions, rotary, rotate, within_documents
 
@@ -91,33 +89,3 @@ def test_linear_cross_entropy_in_bfloat16_is_near() -> None:
     assert loss.dtype == torch.float32 and gradient.dtype == torch.float32
     assert (loss - exact).abs() / exact < 0.01  # bfloat16 keeps 8 bits
     assert (gradient - expected).norm() / expected.norm() < 0.02
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(1, 24), (3, 5, 24), (24,)])
-def test_packed_linear_equals_linear(bias: bool, shape: tuple[int, ...]) -> None:
-    torch.manual_seed(0)
-    linear, x = nn.Linear(24, 37, bias=bias), torch.randn(shape)
-    packed = PackedLinear(linear).eval()
-    with torch.no_grad():
-        torch.testing.assert_close(packed(x), linear(x), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(packed(x), linear_plain(x, packed), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(project(x, linear.weight), x @ linear.weight.T, rtol=1e-5, atol=1e-5)
-    assert packed.state_dict().keys() == linear.state_dict().keys()
-    assert all(torch.equal(value, linear.state_dict()[name]) for name, value in packed.state_dict().items())
-
-
-def test_a_packed_model_refuses_to_train() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Sequential(nn.Linear(4, 2)))
-    x = torch.randn(3, 4)
-    expected = model(x).detach()
-    pack(model)
-    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-6)
-    with pytest.raises(RuntimeError, match="train a copy.deepcopy"):
-        model.train()(x)
-
-
-def test_double_precision_is_left_as_it_is() -> None:
-    model = nn.Sequential(nn.Linear(4, 4)).double()
-    pack(model)
-    assert type(model[0]) is nn.Linear

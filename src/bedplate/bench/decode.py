@@ -16,7 +16,6 @@ from bedplate.generate.engine import Engine, Request
 from bedplate.generate.sample import Sampling
 from bedplate.generate.text import IdsOnly
 from bedplate.models import build, from_pretrained, published_sizes, save_pretrained
-from bedplate.nn.fast.packed_linear import pack
 
 PROMPT = 32
 Generate = Callable[[], list[int]]
@@ -51,9 +50,8 @@ def _sharpen(model: nn.Module) -> None:
 
 
 def ours_generate(folder: str, new_tokens: int) -> Generate:
-    """Our model, opened from a folder and packed."""
+    """Our model, opened from a folder."""
     model: Any = from_pretrained(Path(folder))
-    pack(model)
     request = Request(prompt=_prompt()[0].tolist(), max_new_tokens=new_tokens, sampling=Sampling(temperature=0))
 
     def generate() -> list[int]:

@@ -7,7 +7,6 @@ were compared with their hashes, and how they looked then.
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -25,7 +24,7 @@ from jaxtyping import Int64, Integer
 from bedplate.data.text import Corpus, Document
 from bedplate.data.tokenize.byte_bpe import ByteBPE, split_text
 from bedplate.errors import UserError
-from bedplate.files import read_json, sha256_file, write_json
+from bedplate.files import cache_folder, read_json, sha256_file, write_json
 
 FORMAT = 2
 SHARD_TOKENS = 2**27
@@ -165,7 +164,7 @@ def cached(corpus: Corpus, tokenizer: ByteBPE, folder: Path | str | None = None)
 
     Kept under `folder`, by default $BEDPLATE_CACHE or ~/.cache/bedplate, by the hashes of text and vocabulary.
     """
-    root = folder or os.environ.get("BEDPLATE_CACHE") or "~/.cache/bedplate"
+    root = folder or cache_folder()
     receipt = corpus.receipt()
     key = hashlib.sha256(f"{FORMAT} {receipt['sha256']} {tokenizer.digest}".encode()).hexdigest()[:16]
     home = Path(root).expanduser() / "tokens" / f"{corpus.name[:40]}-{key}"

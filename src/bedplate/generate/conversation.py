@@ -29,7 +29,6 @@ class Conversation:
     seconds: float = 0.0  # from its first token to its last
 
     def __post_init__(self) -> None:
-        self.language_model.pack()
         self._engine = Engine(self.language_model.model, self.language_model.tokenizer, slots=1)
 
     @property

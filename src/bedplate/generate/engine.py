@@ -94,6 +94,7 @@ class Engine:
         if slots < 1:
             raise UserError(f"slots is {slots}", fix="give a number from 1 up")
         self.model, self.tokenizer = model, tokenizer
+        self._modules = list(model.modules())
         self._state = model.new_state(slots, capacity=capacity)
         self._running: dict[int, _Sequence] = {}  # by slot
         self._prompts: list[list[int]] = [[] for _ in range(slots)]  # read into each slot, kept when it is free again
@@ -135,7 +136,7 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[Update]:
         """Read a piece of the prompts that wait, and draw a token for every sequence whose prompt is read."""
-        with evaluating(self.model):
+        with evaluating(self.model, self._modules):
             begun, features = self._read_prompts()
             going = sorted(slot for slot, each in self._running.items() if each.writer.ids)
             if going:

@@ -57,10 +57,14 @@ def read(model: Any, state: Sequence[Any], ids: Sequence[int]) -> Tensor:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards exactly the layers that were training are training again."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+def evaluating(model: nn.Module, modules: Sequence[nn.Module] | None = None) -> Iterator[None]:
+    """Evaluation mode inside; afterwards exactly the layers that were training are training again.
+
+    `modules`: those of the model, where they have been listed before.
+    """
+    training = [module for module in modules or model.modules() if module.training]
+    for module in training:
+        module.training = False
     try:
         yield
     finally:

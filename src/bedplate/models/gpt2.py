@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bedplate.errors import UserError, nearest
 from bedplate.nn.attention import Attention, Bias, KVCache
-from bedplate.nn.fast.packed_linear import project
+from bedplate.nn.linear import Linear, Weight, inferring, kernels, project
 from bedplate.nn.mlp import ACTIVATIONS, MLP
 from bedplate.nn.norm import LayerNorm
 from bedplate.nn.position import CAUSAL, restarting_positions, within_documents
@@ -74,6 +74,11 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch length dim"], *, bias: Bias, state: KVCache | None
     ) -> Float[Tensor, "batch length dim"]:
+        if state is not None and x.shape[1] == 1 and not self.training and inferring(x):
+            kernel = kernels()
+            output = kernel.one_token.one_token(self, x, state) if kernel else None
+            if output is not None:
+                return output
         x = x + self.dropout(self.attention(self.attention_norm(x), bias=bias, state=state))  # section 2.3
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
@@ -89,7 +94,7 @@ class GPT2(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.final_norm = LayerNorm(config.dim, eps=config.norm_eps)
-        self.head = None if config.tied else nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.head = None if config.tied else Linear(config.dim, config.vocab_size, bias=False)
         self.initialize()
 
     def initialize(self) -> None:
@@ -103,7 +108,7 @@ class GPT2(nn.Module):
                 nn.init.zeros_(parameter)
 
     @property
-    def output_weight(self) -> Float[Tensor, "vocab dim"]:
+    def output_weight(self) -> Weight:
         """The matrix that turns features into logits."""
         return self.token_embedding.weight if self.head is None else self.head.weight
 
@@ -136,7 +141,7 @@ class GPT2(nn.Module):
 
     def new_state(self, batch: int, *, capacity: int | None = None) -> list[KVCache]:
         """An empty cache per layer, for up to `capacity` tokens a sequence (default: the context length)."""
-        config, weight = self.config, self.token_embedding.weight
+        config, weight = self.config, self.position_embedding.weight
         size = (
             batch,
             config.num_heads,

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from bedplate.nn.linear import Linear, inferring, kernels, together
 from bedplate.nn.position import Causal, rotate
 
 Heads = Float[Tensor, "batch heads query head_dim"]
@@ -68,7 +69,7 @@ class KVCache:
         self.keys = torch.zeros(batch, num_kv_heads, capacity, head_dim, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
         self._held = [0] * batch  # tokens in each row of the memory, shared by all views of it
-        self._rows = list(range(batch))  # the rows that this view looks at
+        self.rows = list(range(batch))  # the rows that this view looks at
 
     @property
     def capacity(self) -> int:
@@ -78,7 +79,7 @@ class KVCache:
     @property
     def lengths(self) -> list[int]:
         """Tokens held of each sequence."""
-        return [self._held[row] for row in self._rows]
+        return [self._held[row] for row in self.rows]
 
     def next_positions(self, new: int) -> Int[Tensor, "#batch new"]:
         """Where the next `new` tokens of each sequence stand; one row when all sequences are equally long."""
@@ -89,7 +90,7 @@ class KVCache:
     def view(self, rows: Sequence[int]) -> "KVCache":
         """These sequences alone, in the same memory: what is done to the view is done to them."""
         part = copy.copy(self)
-        part._rows = [self._rows[row] for row in rows]
+        part.rows = [self.rows[row] for row in rows]
         return part
 
     def append(self, key: NewHeads, value: NewHeads) -> None:
@@ -102,16 +103,29 @@ class KVCache:
             start, end = lengths[0], lengths[0] + new
             self.keys[block, :, start:end], self.values[block, :, start:end] = key, value
         else:
-            for place, (row, start) in enumerate(zip(self._rows, lengths, strict=True)):
+            for place, (row, start) in enumerate(zip(self.rows, lengths, strict=True)):
                 self.keys[row, :, start : start + new] = key[place]
                 self.values[row, :, start : start + new] = value[place]
-        for row in self._rows:
+        self.count(new)
+
+    def count(self, new: int) -> None:
+        """Note that `new` tokens more of each sequence are held."""
+        for row in self.rows:
             self._held[row] += new
 
     def attend(
         self, query: Heads, key: NewHeads, value: NewHeads, *, bias: Bias = None, scale: float | None = None
     ) -> Heads:
         """Append, then attend to everything held. A dense `bias` covers the keys of the longest sequence."""
+        lengths = self.lengths
+        if key.shape[2] == 1 and not isinstance(bias, Tensor) and inferring(query) and max(lengths) < self.capacity:
+            kernel = kernels()
+            if kernel is not None and kernel.attend_one.fits(query, self.keys):
+                scale = query.shape[-1] ** -0.5 if scale is None else scale
+                held = {"keys": self.keys, "values": self.values, "rows": self.rows, "lengths": lengths}
+                mixed = kernel.attend_one.attend_one(query, key, value, scale=scale, **held)
+                self.count(1)
+                return mixed
         self.append(key, value)
         lengths = self.lengths
         block = self._block(lengths)
@@ -119,7 +133,7 @@ class KVCache:
             end = lengths[0]
             return attend(query, self.keys[block, :, :end], self.values[block, :, :end], bias=bias, scale=scale)
         mixed = []
-        for place, (row, end) in enumerate(zip(self._rows, lengths, strict=True)):
+        for place, (row, end) in enumerate(zip(self.rows, lengths, strict=True)):
             held = self.keys[row, None, :, :end], self.values[row, None, :, :end]
             mixed.append(attend(query[place, None], *held, bias=_of_sequence(bias, place, end), scale=scale))
         return torch.cat(mixed)
@@ -128,20 +142,20 @@ class KVCache:
         """Forget all but the first `lengths[b]` tokens of each sequence; 0 begins anew."""
         if any(not 0 <= length <= held for length, held in zip(lengths, self.lengths, strict=True)):
             raise ValueError(f"the cache holds {self.lengths} tokens, not {list(lengths)}")
-        for row, length in zip(self._rows, lengths, strict=True):
+        for row, length in zip(self.rows, lengths, strict=True):
             self._held[row] = length
 
     def select(self, indices: Sequence[int]) -> None:
         """Keep only these sequences, in this order, each as often as it is named."""
         lengths = self.lengths
-        rows = torch.tensor([self._rows[index] for index in indices], dtype=torch.long, device=self.keys.device)
+        rows = torch.tensor([self.rows[index] for index in indices], dtype=torch.long, device=self.keys.device)
         self.keys, self.values = self.keys[rows], self.values[rows]
         self._held = [lengths[index] for index in indices]
-        self._rows = list(range(len(indices)))
+        self.rows = list(range(len(indices)))
 
     def fork(self, source: int, target: int, length: int) -> bool:
         """Let sequence `target` begin with the first `length` tokens of `source`; False when that cannot be done."""
-        read, write = self._rows[source], self._rows[target]
+        read, write = self.rows[source], self.rows[target]
         if read != write:
             self.keys[write, :, :length] = self.keys[read, :, :length]
             self.values[write, :, :length] = self.values[read, :, :length]
@@ -150,8 +164,8 @@ class KVCache:
 
     def _block(self, lengths: Sequence[int]) -> slice | None:
         """The rows as one piece of the memory, when they lie side by side and are equally long."""
-        first, count = self._rows[0], len(self._rows)
-        same = self._rows == list(range(first, first + count)) and lengths.count(lengths[0]) == count
+        first, count = self.rows[0], len(self.rows)
+        same = self.rows == list(range(first, first + count)) and lengths.count(lengths[0]) == count
         return slice(first, first + count) if same else None
 
 
@@ -181,10 +195,10 @@ class Attention(nn.Module):
         self.head_dim = head_dim or dim // num_heads
         self.scale = scale
         self.dropout = dropout
-        self.query = nn.Linear(dim, self.num_heads * self.head_dim, bias=bias)
-        self.key = nn.Linear(dim, self.num_kv_heads * self.head_dim, bias=bias)
-        self.value = nn.Linear(dim, self.num_kv_heads * self.head_dim, bias=bias)
-        self.out = nn.Linear(self.num_heads * self.head_dim, dim, bias=bias)
+        self.query = Linear(dim, self.num_heads * self.head_dim, bias=bias)
+        self.key = Linear(dim, self.num_kv_heads * self.head_dim, bias=bias)
+        self.value = Linear(dim, self.num_kv_heads * self.head_dim, bias=bias)
+        self.out = Linear(self.num_heads * self.head_dim, dim, bias=bias)
 
     def forward(
         self,
@@ -195,10 +209,11 @@ class Attention(nn.Module):
         rotary: tuple[Tensor, Tensor] | None = None,
         state: KVCache | None = None,
     ) -> Float[Tensor, "batch query dim"]:
-        source = x if memory is None else memory
-        query = self.query(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        key = self.key(source).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        value = self.value(source).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        if memory is None:
+            parts = together(x, self.query, self.key, self.value)
+        else:
+            parts = [self.query(x), *together(memory, self.key, self.value)]
+        query, key, value = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
         if state is not None:

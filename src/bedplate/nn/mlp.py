@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bedplate.nn.linear import Linear
+
 Activation = Callable[[Tensor], Tensor]
 
 # Hendrycks and Gimpel 2016 (arXiv 1606.08415): the tanh form and the exact one differ by up to 5e-4.
@@ -28,8 +30,8 @@ class MLP(nn.Module):
     def __init__(self, dim: int, mlp_dim: int, *, activation: Activation, bias: bool = True) -> None:
         super().__init__()
         self.activation = activation
-        self.up = nn.Linear(dim, mlp_dim, bias=bias)
-        self.down = nn.Linear(mlp_dim, dim, bias=bias)
+        self.up = Linear(dim, mlp_dim, bias=bias)
+        self.down = Linear(mlp_dim, dim, bias=bias)
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         return self.down(self.activation(self.up(x)))

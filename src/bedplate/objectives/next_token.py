@@ -8,6 +8,7 @@ from torch import nn
 
 from bedplate.errors import UserError
 from bedplate.nn.fast.linear_cross_entropy import IGNORE, linear_cross_entropy
+from bedplate.nn.quantize import dense
 from bedplate.objectives.objective import Batch, Loss
 
 
@@ -31,7 +32,7 @@ class NextToken:
         features = model.features(batch["ids"], documents=batch.get("documents"))
         targets = batch["targets"]
         total = linear_cross_entropy(
-            features.flatten(0, 1), model.output_weight, targets.flatten(),
+            features.flatten(0, 1), dense(model.output_weight), targets.flatten(),
             smoothing=self.label_smoothing, z=self.z_loss,
         )  # fmt: skip
         return Loss(total=total, count=(targets != IGNORE).sum())

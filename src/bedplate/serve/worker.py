@@ -35,7 +35,6 @@ class Worker:
     """Serves one model: `slots` requests at a time, up to `queue_length` more wait."""
 
     def __init__(self, language_model: Any, *, slots: int, queue_length: int) -> None:
-        language_model.pack()
         self.language_model = language_model
         self.slots, self._most = slots, slots + queue_length
         self._engine = self._new_engine()

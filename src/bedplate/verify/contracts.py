@@ -21,7 +21,6 @@ from bedplate.generate.engine import Engine, Request
 from bedplate.generate.sample import Sampling
 from bedplate.generate.text import Generation, IdsOnly
 from bedplate.models import build, from_pretrained, save_pretrained
-from bedplate.nn.fast.packed_linear import pack
 from bedplate.objectives.next_token import NextToken
 from bedplate.train.checkpoint import TRAINING, list_checkpoints
 from bedplate.train.loop import Settings, accumulate, train
@@ -129,7 +128,6 @@ def served_equals_alone(model: Any) -> Pairs:
     if _context(model) < 6:
         raise NotApplicable("requests that overlap need a context of 6 tokens")
     model = copy.deepcopy(model).float()
-    pack(model)
     new = min(6, _context(model) // 2)
     lengths = [min(length, _context(model) - new) for length in (5, 300, 1, 17, 140, 3)]
     prompts = [_random_ids(model, (1, length))[0].tolist() for length in lengths]

@@ -1,0 +1,137 @@
+"""Linear layers: torch's where gradients are taken or many rows go through, our own kernels for the few of decoding."""
+
+import functools
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bedplate.nn.quantize import Quantized, QuantizedEmbedding, dense
+
+FEW = 16  # tokens of a sequence that go through together, up to which they count as few
+ONEDNN: tuple[torch.dtype, ...] = ()  # what it computes with on this machine
+if torch.backends.mkldnn.is_available():
+    ONEDNN = (torch.float32, *([torch.bfloat16] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else []))
+
+Weight = Tensor | Quantized
+Matrix = tuple[Tensor, Tensor | None, Tensor | None]
+
+
+class Linear(nn.Linear):
+    """torch's layer. In inference on a CPU with few tokens a sequence, what a sequence gives depends on nothing but
+    itself, not even in its last bit (float32, or bfloat16 with sums in float32).
+    """
+
+    def forward(self, input: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
+        return project(input, self.weight, self.bias)
+
+
+class QuantizedLinear(nn.Module):
+    """The same with a quantized weight, for inference only."""
+
+    def __init__(self, weight: Quantized, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias
+
+    def forward(self, x: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
+        return project(x, self.weight, self.bias)
+
+
+def quantize(model: nn.Module, kind: str) -> None:
+    """Store the matrices of a model's linear layers, and of an embedding that is also the output layer, as `kind` says
+    (see `quantize.KINDS`), in place. The model can then neither be trained nor saved.
+    """
+    output_weight = getattr(model, "output_weight", None)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(parent, name, QuantizedLinear(Quantized.of(child.weight, kind), child.bias))
+            elif isinstance(child, nn.Embedding) and child.weight is output_weight:
+                setattr(parent, name, QuantizedEmbedding(Quantized.of(child.weight, kind)))
+    model.eval().requires_grad_(False)
+
+
+def project(
+    x: Float[Tensor, "*batch dim"], weight: Weight, bias: Float[Tensor, " out"] | None = None
+) -> Float[Tensor, "*batch out"]:
+    """x weight^T + bias. An output layer calls it with the weight that is also the embedding."""
+    if not inferring(x) or stored_matrix(weight, bias) is None:
+        return F.linear(x, dense(weight), bias)
+    if few_rows(x) or isinstance(weight, Quantized):
+        return _products(x, [(weight, bias)])[0]
+    if x.dtype == weight.dtype and x.dtype in ONEDNN:  # twice as fast as F.linear on some processors
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+def together(x: Float[Tensor, "*batch in_features"], *layers: nn.Module) -> list[Float[Tensor, "*batch _"]]:
+    """What each of several linear layers gives for x: in one pass where that is faster."""
+    if inferring(x) and few_rows(x) and all(_ours(layer) for layer in layers):
+        pairs: list[Any] = [(layer.weight, layer.bias) for layer in layers]
+        if all(stored_matrix(*pair) is not None for pair in pairs):
+            return _products(x, pairs)
+    return [layer(x) for layer in layers]
+
+
+def linear_plain(x: Float[Tensor, "*batch dim"], weight: Weight, bias: Tensor | None) -> Float[Tensor, "*batch out"]:
+    """The twin that `project` is tested against."""
+    return F.linear(x, dense(weight), bias)
+
+
+def inferring(x: Tensor) -> bool:
+    """Whether this is inference on a CPU in a format that the kernels know."""
+    return (
+        not torch.is_grad_enabled()
+        and type(x) is Tensor
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.is_cpu
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def few_rows(x: Tensor) -> bool:
+    """Whether few tokens of each sequence [*batch token dim] go through, however many sequences they are; in
+    [batch dim] it is one of each.
+    """
+    return x.ndim <= 2 or x.shape[-2] <= FEW
+
+
+@functools.cache
+def kernels() -> Any:
+    """The modules of `nn.fast` that need numba, or None where that is not installed."""
+    try:
+        from bedplate.nn.fast import attend_one, few_rows, one_token
+    except ImportError:
+        return None
+    return SimpleNamespace(attend_one=attend_one, few_rows=few_rows, one_token=one_token)
+
+
+def _ours(layer: nn.Module) -> bool:
+    """Whether the layer is nothing but its weight: not wrapped, and nobody watches it."""
+    return type(layer) in (Linear, QuantizedLinear) and not (layer._forward_hooks or layer._forward_pre_hooks)
+
+
+def stored_matrix(weight: Weight, bias: Tensor | None) -> Matrix | None:
+    """As it is stored: numbers or codes, scales, bias. None when the kernels cannot read it."""
+    if isinstance(weight, Quantized):
+        return weight.codes, weight.scales, bias
+    ordinary = type(weight) in (nn.Parameter, Tensor) and weight.stride(1) == 1
+    return (weight, None, bias) if ordinary and weight.dtype in (torch.float32, torch.bfloat16) else None
+
+
+def _products(x: Tensor, pairs: Sequence[tuple[Weight, Tensor | None]]) -> list[Tensor]:
+    """By the kernel; where there is none each row by itself, so that here too its neighbors do not matter."""
+    matrices: Any = [stored_matrix(weight, bias) for weight, bias in pairs]
+    kernel = kernels()
+    if kernel is not None and kernel.few_rows.fits(x.shape[-1], matrices[0][0].dtype):
+        y = kernel.few_rows.multiply(x, matrices)
+        y = y if y.dtype == x.dtype else y.to(x.dtype)
+        return [y] if len(pairs) == 1 else list(y.split([weight.shape[0] for weight, _ in pairs], dim=-1))
+    rows = x.reshape(-1, 1, x.shape[-1])
+    products = [[F.linear(row, tensor, bias) for row in rows] for tensor, bias in ((dense(w), b) for w, b in pairs)]
+    return [torch.cat(each).view(*x.shape[:-1], -1) for each in products]
