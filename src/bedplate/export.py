@@ -37,12 +37,13 @@ def export(target: str | Path, folder: str | Path, *, format: str = "hf", dtype:
         write_json(Path(folder) / FILE, golden)
     else:
         with replacing(Path(folder), owned=(GGUF, FILE), mark=GGUF) as temporary:
-            _write_gguf(language_model, temporary / GGUF, name=Path(target).resolve().name, dtype=dtype)
+            write_gguf_of(language_model, temporary / GGUF, name=Path(target).resolve().name, dtype=dtype)
             write_json(temporary / FILE, golden)
     return sorted(Path(folder).iterdir())
 
 
-def _write_gguf(language_model: Any, path: Path, *, name: str, dtype: str) -> None:
+def write_gguf_of(language_model: Any, path: Path, *, name: str, dtype: str) -> None:
+    """One GGUF file; `dtype` is one of `weights.gguf.ENCODINGS`."""
     table = table_of(language_model.model)
     tensors = table.to_theirs({key: tensor.detach() for key, tensor in language_model.model.state_dict().items()})
     settings = table.config_to(language_model.config)

@@ -14,6 +14,7 @@ from torch import nn
 
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
+from bedplate.evaluate.quantization import Cost, quantize_measured
 from bedplate.files import atomic_folder, write_text
 from bedplate.generate import contrastive
 from bedplate.generate.beam import Beams, search_text
@@ -23,6 +24,7 @@ from bedplate.generate.sample import Sampling
 from bedplate.generate.speculative import Speculation, speculate_text
 from bedplate.generate.text import Generation
 from bedplate.models import from_pretrained, published_sizes, save_pretrained
+from bedplate.nn.quantize import Quantized
 from bedplate.train.run import RECORD
 
 CHECKPOINTS = Path(str(resources.files("bedplate") / "checkpoints"))
@@ -133,11 +135,20 @@ class LanguageModel:
         """Continue one prompt, piece by piece, with the options of `generate` except `seeds`."""
         return stream(self.model, self.tokenizer, prompt, **_split(options))
 
+    def quantize(self, kind: str) -> Cost:
+        """Store the weights in fewer bits, in place: "bf16", "int8" or "int4". Returns what it cost on held-out text.
+
+        The model can then neither be trained nor saved. Raises UserError for sizes that a kind cannot hold.
+        """
+        return quantize_measured(self, kind)
+
     def save(self, folder: str | Path) -> None:
         """Write a folder that `bedplate.load` and transformers open, whole or not at all.
 
         An existing folder is replaced when it is empty or holds a model and nothing else; otherwise a UserError.
         """
+        if any(isinstance(module, Quantized) for module in self.model.modules()):
+            raise UserError("a quantized model cannot be saved", fix="load it again and save that")
         with replacing(Path(folder), owned=MODEL_FILES, mark="config.json") as temporary:
             save_pretrained(self.model, temporary, end_id=self.tokenizer.end_id)
             self.tokenizer.save(temporary)

@@ -42,6 +42,7 @@ BY_NAME = {  # where a module may be found by its name
 DISTRIBUTIONS = {
     "huggingface-hub": "huggingface_hub",
     "lm-eval": "lm_eval",
+    "llama-cpp-python": "llama_cpp",
 }  # where the name to install is not the name to import
 
 
@@ -119,7 +120,7 @@ def test_modules_are_found_by_name_in_few_places(path):
 def test_dependencies_are_those_that_the_code_imports():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = project["optional-dependencies"]
-    extras = ("data", "constrain", "wandb", "mlflow", "gguf", "eval")
+    extras = ("data", "constrain", "wandb", "mlflow", "gguf", "llama", "eval")
     declared = sum((optional[extra] for extra in extras), project["dependencies"])
     names = {re.match(r"[\w-]+", line).group() for line in declared}
     imported = {name.split(".")[0] for path in sources() for _, name in imports(path)} | required()

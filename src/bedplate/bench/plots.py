@@ -1,4 +1,4 @@
-"""Pictures of a training benchmark, after the reading group's session on GPUs: speed, memory, use of the machine."""
+"""Pictures of benchmarks. Training: after the reading group's session on GPUs, speed, memory, use of the machine."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -33,6 +33,29 @@ def plot_training(rows: Sequence[Mapping[str, Any]], path: Path) -> Any:
         axes.grid(axis="y", color="#e4e7ec")
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    figure.savefig(path)
+    return figure
+
+
+def plot_decoding(rows: Sequence[Mapping[str, Any]], path: Path) -> Any:
+    """Tokens a second of each form of weights and of mixed requests, ours beside the peers."""
+    from matplotlib.figure import Figure
+
+    shown = [row for row in rows if row["unit"] == "tokens/s"]
+    figure = Figure(figsize=(11, 0.6 * len(shown) + 1.5), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(shown):
+        axes.barh(place - 0.2, row["ours"], 0.38, color=COLORS[0], label="bedplate" if place == 0 else None)
+        axes.barh(place + 0.2, row["peer"], 0.38, color=COLORS[1], label="the peer" if place == 0 else None)
+        axes.text(row["ours"], place - 0.2, f" {row['ours']:.0f}", va="center", fontsize=8)
+        text = f" {row['peer']:.0f}  {row['peer name']}; we are {row['ratio']:.2f} times as fast"
+        axes.text(row["peer"], place + 0.2, text, va="center", fontsize=8)
+    axes.set_yticks(range(len(shown)), [row["name"] for row in shown], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("tokens/s, more is better")
+    axes.set_xlim(right=1.35 * max(max(row["ours"], row["peer"]) for row in shown))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right", frameon=False)
     figure.savefig(path)
     return figure
 

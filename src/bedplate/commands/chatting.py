@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from bedplate.commands.options import Command, add_generation, generation_of
+from bedplate.commands.options import Command, add_generation, generation_of, open_model
 from bedplate.errors import UserError, nearest
 
 PLAIN = "This is a plain completion model: it goes on with your text, and has not been taught to answer."
@@ -19,11 +19,10 @@ def chat(options: argparse.Namespace) -> int:
     from bedplate.generate.chat import ChatTemplate
     from bedplate.generate.conversation import Conversation
     from bedplate.generate.sample import Sampling
-    from bedplate.language_model import load
 
     settings = generation_of(options)
     sampling = Sampling(**{each.name: settings.pop(each.name) for each in fields(Sampling) if each.name in settings})
-    language_model = load(options.model)
+    language_model = open_model(options.model, options.weights)
     template = ChatTemplate(language_model.chat_template)
     conversation = Conversation(
         language_model, template, sampling=sampling, seed=options.seed, system=options.system, **settings

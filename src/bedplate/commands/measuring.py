@@ -51,17 +51,27 @@ def bench(options: argparse.Namespace) -> int:
         if size not in published_sizes():
             raise UserError(f"there is no size {size!r}", fix=nearest(size, published_sizes()))
     if options.what == "decode":
-        from bedplate.bench.decode import run
-
-        rows = [row for size in sizes for row in run(size=size, repeats=options.repeats)]
+        rows = _bench_decoding(sizes, options)
     else:
         rows = _bench_training(sizes, options)
     result = table(rows)
-    shown = ("name", "ours", "peer", "unit", "ratio", "mfu", "efficiency")
+    shown = ("name", "ours", "peer", "unit", "ratio", "peer name", "of bandwidth", "mfu", "efficiency")
     print_table([{key: row.get(key) for key in shown if any(key in row for row in rows)} for row in rows])
     print(", ".join(f"{key} {value}" for key, value in result.items() if key != "rows"))
     save_json(options.json, result)
     return 0
+
+
+def _bench_decoding(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    from bedplate.bench.decode import run
+    from bedplate.bench.plots import plot_decoding
+
+    rows = [row for size in sizes for row in run(size=size, repeats=options.repeats)]
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        plot_decoding(rows, options.out / "decode.png")
+        print(f"Plot: {(options.out / 'decode.png').resolve()}")
+    return rows
 
 
 def _bench_training(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -121,4 +131,4 @@ def register(command: Command) -> None:
     one.add_argument("--ranks", type=numbers, default=[1], metavar="N,N", help="training: processes (default: 1)")
     one.add_argument("--checkpointing", action="store_true", help="training: compute activations again")
     one.add_argument("--compile", action="store_true", help="training: compile blocks, and the peer's model")
-    one.add_argument("--out", type=Path, metavar="FOLDER", help="training: write train.csv and train.png here")
+    one.add_argument("--out", type=Path, metavar="FOLDER", help="write plots here, for training a table too")

@@ -44,6 +44,7 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     """The model that writes, and how it chooses tokens."""
     default = "(default: %(default)s)"
     parser.add_argument("--model", default=DEFAULT_MODEL, help=f"run, folder, shipped name or hub id ({DEFAULT_MODEL})")
+    add_weights(parser)
     parser.add_argument("--max-new-tokens", type=positive, default=100, metavar="N", help=default)
     parser.add_argument("--temperature", type=float, default=0.7, metavar="T", help=f"0 = likeliest token {default}")
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="keep the K likeliest tokens (default: all)")
@@ -51,6 +52,22 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="above 1 repeats less")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help=default)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """In how many bits weights are held."""
+    text = "hold weights in bf16, int8 or int4: smaller and faster; what it costs is measured and printed"
+    parser.add_argument("--weights", choices=("bf16", "int8", "int4"), metavar="KIND", help=text)
+
+
+def open_model(target: str, weights: str | None, **options: Any) -> Any:
+    """The model, quantized when asked, with a line on standard error about what that cost."""
+    from bedplate.language_model import load
+
+    language_model = load(target, **options)
+    if weights:
+        print(f"{target}: {language_model.quantize(weights)}", file=sys.stderr)
+    return language_model
 
 
 def generation_of(options: argparse.Namespace) -> dict[str, Any]:

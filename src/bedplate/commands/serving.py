@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from bedplate.commands.options import Command, above_zero, positive
+from bedplate.commands.options import Command, above_zero, add_weights, positive
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -18,11 +18,13 @@ def serve(options: argparse.Namespace) -> int:
     keys = read_keys(options.api_keys) if options.api_keys else []
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[options.precision]
     with take_port(options.host, options.port) as listener:
-        models = open_models(options.targets, slots=options.slots, queue_length=options.queue, dtype=dtype)
+        shape = {"slots": options.slots, "queue_length": options.queue}
+        models = open_models(options.targets, **shape, dtype=dtype, weights=options.weights)
         limits = Limits(max_tokens=options.max_tokens, seconds=options.timeout)
         service = Service(models, limits=limits, keys=keys, largest_body=options.max_body)
         address = "http://{}:{}".format(*listener.getsockname()[:2])
-        chosen = f"{options.precision}, {torch.get_num_threads()} threads, {options.slots} slots"
+        held = f", {options.weights} weights" if options.weights else ""
+        chosen = f"{options.precision}{held}, {torch.get_num_threads()} threads, {options.slots} slots"
         print(f"Serving {', '.join(models)} at {address} ({chosen}, {options.queue} may wait)")
         for name, served in models.items():
             if served.template.plain:
@@ -44,6 +46,7 @@ def register(command: Command) -> None:
     one.add_argument(
         "--precision", choices=("fp32", "bf16"), default="fp32", metavar="P", help="fp32 (default) or bf16"
     )
+    add_weights(one)
     one.add_argument("--slots", type=positive, default=8, metavar="N", help=f"requests at a time, a model {default}")
     one.add_argument("--queue", type=int, default=256, metavar="N", help=f"requests that may wait, a model {default}")
     one.add_argument("--max-tokens", type=positive, default=4096, metavar="N", help=f"of a request {default}")

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from bedplate.commands.options import Command, add_generation, generation_of, positive
+from bedplate.commands.options import Command, add_generation, generation_of, open_model, positive
 from bedplate.errors import UserError
 
 LOOKUP = "lookup"
@@ -16,16 +16,14 @@ PROMPT = "def read_text(self, encoding=None)\n"
 
 def generate(options: argparse.Namespace) -> int:
     """Continue a prompt with a trained model; one ships with bedplate."""
-    from bedplate.language_model import load
-
     ways = [f"--{name.replace('_', '-')}" for name in WAYS if getattr(options, name) is not None]
     if len(ways) > 1 and ways != ["--amateur", "--beams"]:
         raise UserError(f"{ways[0]} and {ways[1]} exclude each other", fix="choose one")
     if options.amateur == options.model:
         raise UserError("--amateur names the model itself", fix="name a smaller model of the same vocabulary")
-    language_model = load(options.model)
+    language_model = open_model(options.model, options.weights)
     name = options.amateur or options.draft
-    other = load(name) if name and name != LOOKUP else None
+    other = open_model(name, options.weights) if name and name != LOOKUP else None
     prompts = [sys.stdin.read() if prompt == "-" else prompt for prompt in options.prompts] or [PROMPT]
     for number, prompt in enumerate(prompts):
         pieces = _pieces(language_model, other, prompt, options, seed=options.seed + number)

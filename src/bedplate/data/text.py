@@ -45,7 +45,7 @@ class Side:
                 at = _border(document.text)
                 if text := document.text[at:] if self.held_out else document.text[:at]:
                     yield Document(document.name, text)
-            elif _is_held_out(document.name) == self.held_out:
+            elif is_held_out(document.name) == self.held_out:
                 yield document
 
 
@@ -113,12 +113,13 @@ def open_corpus(name_or_path: str | Path) -> Corpus:
 
 def split(read: Callable[[], Iterable[Document]], *, first: Iterable[Document] | None = None) -> tuple[Side, Side]:
     """Training and held-out documents of what `read` gives each time; `first`: the same, for the first reading."""
-    sides = {_is_held_out(document.name) for document in (read() if first is None else first)}
+    sides = {is_held_out(document.name) for document in (read() if first is None else first)}
     cut = len(sides) < 2
     return Side(read, held_out=False, cut=cut), Side(read, held_out=True, cut=cut)
 
 
-def _is_held_out(name: str) -> bool:
+def is_held_out(name: str) -> bool:
+    """Whether a document of this name is never trained on."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >= HELD_OUT_FROM
 
 

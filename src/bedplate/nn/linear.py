@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bedplate.nn.fast.memory import give_back
 from bedplate.nn.quantize import Quantized, QuantizedEmbedding, dense
 
 FEW = 16  # tokens of a sequence that go through together, up to which they count as few
@@ -45,13 +46,18 @@ def quantize(model: nn.Module, kind: str) -> None:
     """Store the matrices of a model's linear layers, and of an embedding that is also the output layer, as `kind` says
     (see `quantize.KINDS`), in place. The model can then neither be trained nor saved.
     """
-    output_weight = getattr(model, "output_weight", None)
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(parent, name, QuantizedLinear(Quantized.of(child.weight, kind), child.bias))
-            elif isinstance(child, nn.Embedding) and child.weight is output_weight:
-                setattr(parent, name, QuantizedEmbedding(Quantized.of(child.weight, kind)))
+    read_twice = id(getattr(model, "output_weight", None))
+    layers = [path for path, module in model.named_modules() if isinstance(module, nn.Linear | nn.Embedding)]
+    for path in layers:
+        above, _, name = path.rpartition(".")
+        parent = model.get_submodule(above)
+        child = getattr(parent, name)
+        if isinstance(child, nn.Linear):
+            setattr(parent, name, QuantizedLinear(Quantized.of(child.weight, kind), child.bias))
+        elif id(child.weight) == read_twice:
+            setattr(parent, name, QuantizedEmbedding(Quantized.of(child.weight, kind)))
+        del child
+        give_back()  # of each weight before the next one is quantized
     model.eval().requires_grad_(False)
 
 

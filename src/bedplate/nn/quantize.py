@@ -12,6 +12,7 @@ from bedplate.errors import UserError, nearest
 
 KINDS = ("bf16", "int8", "int4")
 GROUP = 32  # int4 weights that share a scale
+ROWS = 2048  # of a matrix that are quantized at a time, which bounds the memory that it takes
 SHRINKS = torch.linspace(
     1.05, 0.7, 8
 )  # scales that are tried for a group of int4, relative to the one that cuts nothing
@@ -42,7 +43,9 @@ class Quantized(nn.Module):
         if weight.shape[1] % GROUP:
             cause = f"int4 weights come in groups of {GROUP}, a matrix has {weight.shape[1]} inputs"
             raise UserError(cause, fix="choose int8")
-        return cls(*_int4(weight.detach().float()))
+        pieces = [_int4(piece.float()) for piece in weight.detach().split(ROWS)]
+        codes, scales = (torch.cat(each) for each in zip(*pieces, strict=True))
+        return cls(codes, scales)
 
     @property
     def shape(self) -> torch.Size:

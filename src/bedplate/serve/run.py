@@ -38,14 +38,18 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def open_models(targets: Sequence[str], *, slots: int, queue_length: int, dtype: torch.dtype) -> dict[str, Served]:
-    """Each target under its base name."""
+def open_models(
+    targets: Sequence[str], *, slots: int, queue_length: int, dtype: torch.dtype, weights: str | None = None
+) -> dict[str, Served]:
+    """Each target under its base name; quantized to `weights`, with what that cost printed."""
     models: dict[str, Served] = {}
     for target in targets:
         name = Path(target).name or target
         if name in models:
             raise UserError(f"two models are called {name!r}", fix="rename one of the folders")
         language_model = load(target, dtype=dtype)
+        if weights:
+            print(f"{name}: {language_model.quantize(weights)}")
         worker = Worker(language_model, slots=slots, queue_length=queue_length)
         models[name] = Served(worker, ChatTemplate(language_model.chat_template))
     return models

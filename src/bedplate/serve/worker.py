@@ -42,8 +42,15 @@ class Worker:
         self._tickets: dict[int, Ticket] = {}  # by number
         self._open = 0  # tickets that have not ended; changed in the event loop only
         self.tokens = 0  # written since the start
+        self._warm_up()
         self._thread = threading.Thread(target=self._work, name="bedplate engine", daemon=True)
         self._thread.start()
+
+    def _warm_up(self) -> None:
+        """Two tokens, so that no client waits for kernels to be compiled or read from the disk."""
+        self._engine.submit(Request(prompt=[self.language_model.tokenizer.end_id], max_new_tokens=2))
+        while self._engine.busy:
+            self._engine.step()
 
     @property
     def open(self) -> int:

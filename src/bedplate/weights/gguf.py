@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bedplate.errors import UserError, require
 
-ENCODINGS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}  # ours -> GGUF's
-FILE_TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}
+ENCODINGS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0"}
+FILE_TYPES = {"F32": "ALL_F32"} | {kind: f"MOSTLY_{kind}" for kind in ("F16", "BF16", "Q8_0", "Q4_0")}
 # What llama.cpp's GPT-2 computes, by the keys of config.json; any other value would change the model silently.
 REQUIRED = {
     "model_type": "gpt2",

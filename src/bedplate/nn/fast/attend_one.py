@@ -10,7 +10,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from bedplate.nn.fast.compiled import alone, inline, kernel
+from bedplate.nn.fast.compiled import alone, called, inline, kernel
 from bedplate.nn.fast.lanes import LANES, add, exponential, load, load_number, multiply_add, spread, store, total, zeros
 
 FLOAT32 = np.float32(0)  # what lies in memory
@@ -69,7 +69,7 @@ def _mix(scores, values, output, length, dim, part):
         place += 16
 
 
-@inline
+@called
 def attend_heads(query, key, value, keys, values, output, scores, heads, stride, length, dim, scale):
     """The query heads, `stride` bytes apart, that share one head of keys and values: these are stored first."""
     for place in range(0, dim, 16):

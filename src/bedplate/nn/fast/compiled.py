@@ -45,6 +45,11 @@ def inline(function: Callable[..., Any]) -> Callable[..., Any]:
     return numba.njit(forceinline=True)(inspect.unwrap(function))
 
 
+def called(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A part large enough to be compiled once and called."""
+    return numba.njit(inspect.unwrap(function))
+
+
 class Alone:
     """A context in which a kernel runs."""
 

@@ -13,10 +13,11 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from bedplate.nn.fast.compiled import alone, inline, kernel
+from bedplate.nn.fast.compiled import alone, called, inline, kernel
 from bedplate.nn.fast.lanes import LANES, add, load, load_number, multiply_add, spread, store, total, zeros
 
 GROUP = 32  # int4 weights that share a scale
+FLOAT32 = np.float32(0)
 KINDS = {  # how `load` is told what lies in memory
     torch.float32: np.float32(0),
     torch.bfloat16: np.uint16(0),
@@ -37,7 +38,7 @@ Matrix = tuple[Tensor, Tensor | None, Tensor | None]
 @inline
 def _step(sums, weights, x, place):
     """Sixteen products more for one output of four rows."""
-    kind = np.float32(0)
+    kind = FLOAT32
     return (
         multiply_add(weights, load(x[0], place, kind), sums[0]),
         multiply_add(weights, load(x[1], place, kind), sums[1]),
@@ -47,10 +48,16 @@ def _step(sums, weights, x, place):
 
 
 @inline
-def _group_step(sums, weight, scales, x, place, kind):
+def _group_step(sums, weight, scales, x, offsets, place, kind):
     """A group of products more, scaled together."""
-    none = zeros()
-    part = _step((none, none, none, none), load(weight, place, kind), x, place)
+    half = place // 2
+    start = (
+        load(offsets[0], half, FLOAT32),
+        load(offsets[1], half, FLOAT32),
+        load(offsets[2], half, FLOAT32),
+        load(offsets[3], half, FLOAT32),
+    )
+    part = _step(start, load(weight, place, kind), x, place)
     part = _step(part, load(weight, place + 16, kind), x, place + 16)
     scale = spread(load_number(scales, place // GROUP, np.uint16(0)))
     return (
@@ -62,7 +69,7 @@ def _group_step(sums, weight, scales, x, place, kind):
 
 
 @inline
-def _sums(x, weight, scales, inputs, kind, grouped):
+def _sums(x, offsets, weight, scales, inputs, kind, grouped):
     """The sums of x[row][i] * weight[i] of four rows, each in the same order whatever the others are.
 
     Where the four are one and the same, the compiler sees it and computes that one.
@@ -80,10 +87,10 @@ def _sums(x, weight, scales, inputs, kind, grouped):
             one = _step(one, load(weight, i, kind), x, i)
     else:
         for i in range(0, whole, 64):
-            one = _group_step(one, weight, scales, x, i, kind)
-            two = _group_step(two, weight, scales, x, i + 32, kind)
+            one = _group_step(one, weight, scales, x, offsets, i, kind)
+            two = _group_step(two, weight, scales, x, offsets, i + 32, kind)
         for i in range(whole, inputs, 32):
-            one = _group_step(one, weight, scales, x, i, kind)
+            one = _group_step(one, weight, scales, x, offsets, i, kind)
     return (
         total(add(add(one[0], two[0]), add(three[0], four[0]))),
         total(add(add(one[1], two[1]), add(three[1], four[1]))),
@@ -93,24 +100,24 @@ def _sums(x, weight, scales, inputs, kind, grouped):
 
 
 @inline
-def _outputs(x, y, count, width, begin, end, inputs, part, kind, bias_kind, grouped):
+def _outputs(x, offsets, y, count, width, begin, end, inputs, part, kind, bias_kind, grouped):
     """Outputs `begin` to `end` of the first `count` of four rows; `part` is the line of the table."""
     for output in range(begin, end):
         weight = part[WEIGHT] + output * part[ROW_BYTES]
-        scale, bias, scales = np.float32(1), np.float32(0), part[SCALE]
+        scale, bias, scales = np.float32(1), FLOAT32, part[SCALE]
         if grouped is not None:
             scales += output * (inputs // GROUP * 2)
         elif scales:
-            scale = load_number(scales, output, np.float32(0))
+            scale = load_number(scales, output, FLOAT32)
         if part[BIAS]:
             bias = load_number(part[BIAS], output, bias_kind)
-        sums = _sums(x, weight, scales, inputs, kind, grouped)
+        sums = _sums(x, offsets, weight, scales, inputs, kind, grouped)
         for row in range(count):
             store(y + row * width, part[FIRST] + output, sums[row] * scale + bias)
 
 
-@inline
-def outputs_of_block(x, y, block, rows, inputs, table, kind, bias_kind, grouped):
+@called
+def outputs_of_block(x, offsets, y, block, rows, inputs, table, kind, bias_kind, grouped):
     """The outputs of a block for every row."""
     part = 0
     while block >= table[part, BLOCKS]:
@@ -123,18 +130,44 @@ def outputs_of_block(x, y, block, rows, inputs, table, kind, bias_kind, grouped)
     for row in range(0, fours, 4):
         one = x + row * row_bytes
         four = (one, one + row_bytes, one + 2 * row_bytes, one + 3 * row_bytes)
-        _outputs(four, y + row * width, 4, width, begin, end, inputs, table[part], kind, bias_kind, grouped)
+        other = offsets + row * row_bytes // 2
+        half = row_bytes // 2
+        others = (other, other + half, other + 2 * half, other + 3 * half)
+        _outputs(four, others, y + row * width, 4, width, begin, end, inputs, table[part], kind, bias_kind, grouped)
     for row in range(fours, rows):
         one = x + row * row_bytes
-        same = (one, one, one, one)
-        _outputs(same, y + row * width, 1, width, begin, end, inputs, table[part], kind, bias_kind, grouped)
+        other = offsets + row * row_bytes // 2
+        _outputs(
+            (one, one, one, one),
+            (other, other, other, other),
+            y + row * width,
+            1,
+            width,
+            begin,
+            end,
+            inputs,
+            table[part],
+            kind,
+            bias_kind,
+            grouped,
+        )
+
+
+@inline
+def offset_groups(x, offsets, count):
+    """What the codes being 8 too large adds to the products of each group, to be taken off: half as many numbers."""
+    for place in range(0, count, GROUP):
+        both = add(load(x, place, FLOAT32), load(x, place + 16, FLOAT32))
+        store(offsets, place // 2, multiply_add(both, spread(np.float32(-8)), zeros()))
 
 
 @kernel
-def _product(x, y, rows, inputs, table, kind, bias_kind, grouped):
+def _product(x, offsets, y, rows, inputs, table, kind, bias_kind, grouped):
     """y[row, output] for the outputs of all matrices of the table, side by side."""
+    if grouped is not None:
+        offset_groups(x, offsets, rows * inputs)
     for block in prange(table[-1, BLOCKS]):
-        outputs_of_block(x, y, block, rows, inputs, table, kind, bias_kind, grouped)
+        outputs_of_block(x, offsets, y, block, rows, inputs, table, kind, bias_kind, grouped)
 
 
 def fits(inputs: int, codes: torch.dtype) -> bool:
@@ -152,8 +185,9 @@ def multiply(x: Tensor, matrices: Sequence[Matrix]) -> Tensor:
     kind, bias_kind = KINDS[codes.dtype], KINDS[torch.float32 if bias is None else bias.dtype]
     grouped = 1 if codes.dtype == torch.uint8 else None
     table = table_of(tuple(map(line_of, matrices)))
+    offsets = torch.empty(flat.numel() // 2 if grouped else 0)
     with alone:
-        _product(flat.data_ptr(), y.data_ptr(), rows, inputs, table, kind, bias_kind, grouped)
+        _product(flat.data_ptr(), offsets.data_ptr(), y.data_ptr(), rows, inputs, table, kind, bias_kind, grouped)
     return y
 
 

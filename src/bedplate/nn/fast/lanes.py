@@ -153,8 +153,8 @@ def total(context: Any, values: Any) -> Any:
 def load(context: Any, address: Any, first: Any, kind: Any) -> Any:
     """Numbers `first` to `first + 15` (a multiple of 16) of what lies at `address`, as float32.
 
-    The type of `kind` says what lies there: float32; uint16 for bfloat16; int8; uint8 for groups of 32 numbers from -8
-    to 7 in 16 bytes, of which the low halves, plus 8, are the first sixteen, and the high halves the others.
+    The type of `kind` says what lies there: float32; uint16 for bfloat16; int8; uint8 for groups of 32 numbers from 0
+    to 15 in 16 bytes, of which the low halves are the first sixteen, and the high halves the others.
     """
 
     def build(_: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
@@ -167,12 +167,11 @@ def load(context: Any, address: Any, first: Any, kind: Any) -> Any:
         if kind == types.int8:
             return builder.sitofp(_read(builder, address, first, BYTES, 1), FLOATS)
         group = builder.and_(builder.lshr(first, ir.Constant(first.type, 1)), ir.Constant(first.type, -16))
-        pairs = _read(builder, address, group, BYTES, 1)
+        pairs = builder.zext(_read(builder, address, group, BYTES, 1), INTEGERS)
         high = builder.icmp_signed("!=", builder.and_(first, ir.Constant(first.type, 16)), ir.Constant(first.type, 0))
-        upper = builder.lshr(pairs, ir.Constant(BYTES, [4] * LANES))
-        lower = builder.and_(pairs, ir.Constant(BYTES, [15] * LANES))
-        halves = builder.select(high, upper, lower)
-        return builder.sitofp(builder.sub(halves, ir.Constant(BYTES, [8] * LANES)), FLOATS)
+        upper = builder.lshr(pairs, ir.Constant(INTEGERS, [4] * LANES))
+        lower = builder.and_(pairs, ir.Constant(INTEGERS, [15] * LANES))
+        return builder.sitofp(builder.select(high, upper, lower), FLOATS)
 
     if kind not in (types.float32, types.uint16, types.int8, types.uint8):
         raise TypeError(f"no numbers of kind {kind} are known")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bedplate.nn.attention import Attention
 from bedplate.nn.fast.attend_one import attend_heads, scratch
 from bedplate.nn.fast.compiled import alone, inline, kernel
-from bedplate.nn.fast.few_rows import BLOCKS, KINDS, fits, line_of, outputs_of_block, table_of
+from bedplate.nn.fast.few_rows import BLOCKS, KINDS, fits, line_of, offset_groups, outputs_of_block, table_of
 from bedplate.nn.fast.lanes import (
     LANES,
     add,
@@ -80,10 +80,13 @@ def _block(
     dim, mlp_dim, heads, kv_heads, head_dim = numbers[4], numbers[5], numbers[6], numbers[7], numbers[8]
     all_heads, width, group = heads * head_dim, (heads + 2 * kv_heads) * head_dim, heads // kv_heads
     normed, mixed, wide = spare, spare + count * dim * 4, spare + count * (dim + all_heads) * 4
+    offsets = wide + count * max(width, mlp_dim) * 4
     for row in range(count):
         _normalize(x + row * dim * 4, normed + row * dim * 4, first_norm, first_bias, dim, eps)
+    if grouped is not None:
+        offset_groups(normed, offsets, count * dim)
     for block in prange(joint[-1, BLOCKS]):
-        outputs_of_block(normed, wide, block, count, dim, joint, kind, FLOAT32, grouped)
+        outputs_of_block(normed, offsets, wide, block, count, dim, joint, kind, FLOAT32, grouped)
     for place in prange(count * kv_heads):
         row, head = place // kv_heads, place % kv_heads
         held = (rows[row] * kv_heads + head) * capacity * head_dim * 4
@@ -106,18 +109,24 @@ def _block(
             head_dim,
             scale,
         )
+    if grouped is not None:
+        offset_groups(mixed, offsets, count * all_heads)
     for block in prange(out[-1, BLOCKS]):
-        outputs_of_block(mixed, normed, block, count, all_heads, out, kind, FLOAT32, grouped)
+        outputs_of_block(mixed, offsets, normed, block, count, all_heads, out, kind, FLOAT32, grouped)
     _add(x, normed, count * dim)
     for row in range(count):
         _normalize(x + row * dim * 4, normed + row * dim * 4, second_norm, second_bias, dim, eps)
+    if grouped is not None:
+        offset_groups(normed, offsets, count * dim)
     for block in prange(up[-1, BLOCKS]):
-        outputs_of_block(normed, wide, block, count, dim, up, kind, FLOAT32, grouped)
+        outputs_of_block(normed, offsets, wide, block, count, dim, up, kind, FLOAT32, grouped)
     pieces = count * mlp_dim // 16
     for piece in prange(PIECES):
         _gelu_tanh(wide, piece * pieces // PIECES * 16, (piece + 1) * pieces // PIECES * 16)
+    if grouped is not None:
+        offset_groups(wide, offsets, count * mlp_dim)
     for block in prange(down[-1, BLOCKS]):
-        outputs_of_block(wide, normed, block, count, mlp_dim, down, kind, FLOAT32, grouped)
+        outputs_of_block(wide, offsets, normed, block, count, mlp_dim, down, kind, FLOAT32, grouped)
     _add(x, normed, count * dim)
 
 
@@ -142,7 +151,12 @@ class _Prepared:
             dim, mlp_dim = mlp.down.weight.shape[0], mlp.up.weight.shape[0]
             heads, kv_heads, head_dim = attention.num_heads, attention.num_kv_heads, attention.head_dim
             self._sizes = [dim, mlp_dim, heads, kv_heads, head_dim]
-            self.room = dim + heads * head_dim + max((heads + 2 * kv_heads) * head_dim, mlp_dim)
+            self.room = (
+                dim
+                + heads * head_dim
+                + max((heads + 2 * kv_heads) * head_dim, mlp_dim)
+                + max(dim, heads * head_dim, mlp_dim) // 2
+            )
             self.scale = np.float32(head_dim**-0.5 if attention.scale is None else attention.scale)
             self._places = [place for module in self.modules for place in _places(module)]
 
