@@ -57,10 +57,11 @@ class LanguageModel:
         """Continue one prompt or several; a string in, one Generation out.
 
         Options: max_new_tokens, temperature, top_k, top_p, repetition_penalty (or sampling, which holds these four),
-        stop, seed, seeds, truncate; see `generate.complete.generate` and `generate.sample.Sampling`.
+        stop, seed, seeds, truncate; schema (JSON Schema) or regex, which the text then matches. See
+        `generate.complete.generate`, `generate.sample.Sampling` and `generate.constrain`.
         """
         several = [prompts] if isinstance(prompts, str) else list(prompts)
-        results = generate(self.model, self.tokenizer, several, **_split(options))
+        results = generate(self.model, self.tokenizer, several, **self._constrained(_split(options)))
         return results[0] if isinstance(prompts, str) else results
 
     @overload
@@ -133,7 +134,7 @@ class LanguageModel:
 
     def stream(self, prompt: str, **options: Any) -> Iterator[str]:
         """Continue one prompt, piece by piece, with the options of `generate` except `seeds`."""
-        return stream(self.model, self.tokenizer, prompt, **_split(options))
+        return stream(self.model, self.tokenizer, prompt, **self._constrained(_split(options)))
 
     def quantize(self, kind: str) -> Cost:
         """Store the weights in fewer bits, in place: "bf16", "int8" or "int4". Returns what it cost on held-out text.
@@ -154,6 +155,18 @@ class LanguageModel:
             self.tokenizer.save(temporary)
             if self.chat_template is not None:
                 write_text(temporary / TEMPLATE, self.chat_template)
+
+    def _constrained(self, options: dict[str, Any]) -> dict[str, Any]:
+        """With the grammar that `schema` or `regex` stands for."""
+        schema, regex = options.pop("schema", None), options.pop("regex", None)
+        if schema is None and regex is None:
+            return options
+        if schema is not None and regex is not None:
+            raise UserError("a text cannot be held to a schema and an expression", fix="give one of them")
+        from bedplate.generate.constrain import Grammar
+
+        make, form = (Grammar.from_regex, regex) if schema is None else (Grammar.from_schema, schema)
+        return options | {"grammar": make(form, self.tokenizer)}
 
     def _check_vocabulary(self, other: "LanguageModel") -> None:
         if other.tokenizer.digest != self.tokenizer.digest:

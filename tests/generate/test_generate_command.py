@@ -9,6 +9,7 @@ import pytest
 from tests.generate.tiny import random_model
 
 from bedplate.cli import main
+from bedplate.errors import UserError
 from bedplate.language_model import LanguageModel, load
 
 TEXT = "The open function"
@@ -76,3 +77,24 @@ def test_the_examples_of_the_page_run(amateur: str, capsys: pytest.CaptureFixtur
     for example in others:
         exec(example, names)
     assert len(others) == 3
+
+
+def test_texts_are_held_to_schemas_and_expressions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read = {"properties": {"read": {"type": "boolean"}}, "required": ["read"]}
+    schema = {"type": "object", "additionalProperties": False} | read
+    language_model = load("gpt2-tiny")
+    written = language_model.generate("options = ", schema=schema, max_new_tokens=30, temperature=0).text
+    assert set(json.loads(written)) == {"read"}
+    assert "".join(language_model.stream("options = ", schema=schema, max_new_tokens=30, temperature=0)) == written
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    words = ["generate", "options = ", "--temperature", "0", "--max-new-tokens", "30"]
+    assert main([*words, "--schema", str(tmp_path / "schema.json")]) == 0
+    assert capsys.readouterr().out == f"options = {written}\n"
+    assert main([*words, "--regex", "[0-9]{3}"]) == 0
+    assert re.fullmatch(r"options = [0-9]{3}\n", capsys.readouterr().out)
+    assert main([*words, "--schema", str(tmp_path / "none.json")]) == 2
+    assert "name a file" in capsys.readouterr().err
+    assert main([*words, "--regex", "x", "--draft", "lookup"]) == 2
+    assert "exclude each other" in capsys.readouterr().err
+    with pytest.raises(UserError, match="give one of them"):
+        language_model.generate("x", schema={}, regex="x")

@@ -1,6 +1,7 @@
 """`bedplate bench decode`: generation beside transformers and llama.cpp, same weights, one process, medians."""
 
 import copy
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -106,14 +107,40 @@ def _batches(folder: Path, size: str, new_tokens: int, repeats: int) -> list[dic
 
 
 def _context(folder: Path, size: str, length: int, repeats: int) -> list[dict[str, Any]]:
-    """The last 64 tokens of a full context: the reading of the prompt is measured apart and taken off."""
-    (mine, _), peer = ours(folder, "fp32"), transformers_side(folder, "float32")
-    prompt, new = [_ids(length - 64)], 63
-    few = max(1, repeats // 2)
-    whole = take_turns(partial(mine, prompt, [new + 1]), partial(peer, prompt, [new + 1]), repeats=few)
-    first = take_turns(partial(mine, prompt, [1]), partial(peer, prompt, [1]), repeats=few)
-    speeds = [new / (together - alone) for together, alone in zip(whole, first, strict=True)]
-    return [_row(f"decode {size} fp32 batch 1, context {length}", *speeds, unit="tokens/s", peer_name="transformers")]
+    """The last 64 tokens of a full context, timed from the first of them on."""
+    prompt = _ids(length - 64)
+    model: Any = from_pretrained(folder).eval()
+    peer = transformers_side(folder, "float32")
+    moments: list[float] = []
+
+    class Clock:
+        """Told of each token by transformers, and of the prompt before the first."""
+
+        def put(self, _: object) -> None:
+            moments.append(time.perf_counter())
+
+        def end(self) -> None:
+            del moments[0]
+
+    def mine() -> None:
+        moments.clear()
+        engine = Engine(model, IdsOnly(model.config.vocab_size), slots=1)
+        engine.submit(Request(prompt=prompt, max_new_tokens=64, sampling=Sampling(temperature=0)))
+        while engine.busy:
+            if engine.step():
+                moments.append(time.perf_counter())
+
+    def theirs() -> None:
+        moments.clear()
+        peer([prompt], [64], streamer=Clock())
+
+    speeds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(max(1, repeats // 2)):
+        for side, found in zip((mine, theirs), speeds, strict=True):
+            side()
+            found.append((len(moments) - 1) / (moments[-1] - moments[0]))
+    name = f"decode {size} fp32 batch 1, context {length}"
+    return [_row(name, *(statistics.median(each) for each in speeds), unit="tokens/s", peer_name="transformers")]
 
 
 def _memory(folder: Path, size: str, new_tokens: int) -> list[dict[str, Any]]:
@@ -151,21 +178,21 @@ def ours(folder: Path, form: str) -> tuple[Generate, int]:
     return generate, sum(each.numel() * each.itemsize for each in tensors.values() if each is not unread)
 
 
-def transformers_side(folder: Path, dtype: str) -> Generate:
+def transformers_side(folder: Path, dtype: str) -> Callable[..., list[list[int]]]:
     """transformers' model and its own generation loop; prompts of different lengths are padded on the left."""
     transformers = require("transformers", extra="dev")
     transformers.utils.logging.disable_progress_bar()
     model = transformers.GPT2LMHeadModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
 
-    def generate(prompts: Sequence[Sequence[int]], new: Sequence[int]) -> list[list[int]]:
+    def generate(prompts: Sequence[Sequence[int]], new: Sequence[int], **options: Any) -> list[list[int]]:
         longest = max(map(len, prompts))
         ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
         mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         settings = copy.deepcopy(model.generation_config)
         settings.update(max_new_tokens=max(new), do_sample=False, eos_token_id=None, pad_token_id=0)
         with torch.inference_mode():
-            found = model.generate(ids, attention_mask=mask, generation_config=settings)[:, longest:].tolist()
-        return [row[:count] for row, count in zip(found, new, strict=True)]
+            found = model.generate(ids, attention_mask=mask, generation_config=settings, **options)
+        return [row[longest:][:count] for row, count in zip(found.tolist(), new, strict=True)]
 
     return generate
 

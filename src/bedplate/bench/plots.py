@@ -53,7 +53,7 @@ def plot_decoding(rows: Sequence[Mapping[str, Any]], path: Path) -> Any:
     axes.set_yticks(range(len(shown)), [row["name"] for row in shown], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("tokens/s, more is better")
-    axes.set_xlim(right=1.35 * max(max(row["ours"], row["peer"]) for row in shown))
+    axes.set_xlim(right=1.6 * max(max(row["ours"], row["peer"]) for row in shown))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False)
     figure.savefig(path)

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from bedplate.commands.options import Command, add_generation, generation_of, open_model, positive
@@ -10,7 +11,14 @@ from bedplate.errors import UserError
 
 LOOKUP = "lookup"
 CANDIDATES = 4  # of contrastive search, unless --top-k says otherwise
-WAYS = ("draft", "contrastive_search", "amateur", "beams")  # that do not go together, but for the last two
+WAYS = (
+    "schema",
+    "regex",
+    "draft",
+    "contrastive_search",
+    "amateur",
+    "beams",
+)  # that do not go together, but for the last two
 PROMPT = "def read_text(self, encoding=None)\n"
 
 
@@ -51,7 +59,16 @@ def _pieces(language_model: Any, other: Any, prompt: str, options: argparse.Name
         shares = f"{found.accepted} of {found.judged} proposals accepted, {found.tokens_per_pass:.2f} tokens a pass"
         print(shares, file=sys.stderr)
         return [found.text]
-    return language_model.stream(prompt, seed=seed, **sampling)
+    schema = _read(options.schema) if options.schema else None
+    return language_model.stream(prompt, seed=seed, schema=schema, regex=options.regex, **sampling)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise UserError(f"{path} cannot be read ({reason})", fix="name a file that holds a JSON Schema") from error
 
 
 def register(command: Command) -> None:
@@ -60,6 +77,8 @@ def register(command: Command) -> None:
     one.add_argument("prompts", nargs="*", metavar="prompt", help="text(s) to continue; - reads standard input")
     add_generation(one)
     one.add_argument("--truncate", action="store_true", help="drop the beginning of a prompt that is too long")
+    one.add_argument("--schema", type=Path, metavar="FILE", help="write JSON that this JSON Schema allows")
+    one.add_argument("--regex", metavar="PATTERN", help="write a text that this expression matches as a whole")
     text = "search with N beams for the likeliest text; nothing is drawn"
     one.add_argument("--beams", type=positive, metavar="N", help=text)
     one.add_argument("--length-penalty", type=float, default=1.0, metavar="X", help="of beams: above 0 longer texts")

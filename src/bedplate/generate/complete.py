@@ -29,12 +29,13 @@ def generate(
     seed: int = 0,
     seeds: Sequence[int] | None = None,
     truncate: bool = False,
+    grammar: Any | None = None,
 ) -> list[Generation]:
     """Continue each prompt, up to `max_new_tokens`, a stop string (the text leaves it out) or the end of the context.
 
     Sequence i draws with `seeds[i]`, by default `seed + i`: its sample does not depend on what else is in the batch.
     A prompt as long as the context or longer is a UserError; with `truncate` its beginning is dropped to make room for
-    `max_new_tokens`. An empty prompt starts a new text.
+    `max_new_tokens`. An empty prompt starts a new text. `grammar`: what may be written, a `constrain.Grammar`.
     """
     if isinstance(prompts, str):
         raise UserError("prompts is one text", fix="give a list of texts")
@@ -42,7 +43,7 @@ def generate(
     if len(seeds) != len(prompts):
         raise UserError(f"there are {len(prompts)} prompts and {len(seeds)} seeds", fix="give one seed for each prompt")
     requests = [
-        _request(model, tokenizer, prompt, max_new_tokens, sampling, stop, own, truncate)
+        _request(model, tokenizer, prompt, max_new_tokens, sampling, stop, own, truncate, grammar)
         for prompt, own in zip(prompts, seeds, strict=True)
     ]
     if not requests:
@@ -69,12 +70,13 @@ def stream(
     stop: str | Sequence[str] = (),
     seed: int = 0,
     truncate: bool = False,
+    grammar: Any | None = None,
 ) -> Iterator[str]:
     """Continue one prompt, piece by piece; the pieces add up to the text that `generate` returns.
 
     What cannot be released yet is held back: a character whose bytes are not complete, what may begin a stop string.
     """
-    request = _request(model, tokenizer, prompt, max_new_tokens, sampling, stop, seed, truncate)
+    request = _request(model, tokenizer, prompt, max_new_tokens, sampling, stop, seed, truncate, grammar)
     engine = _engine(model, tokenizer, [request])
     engine.submit(request)
     return _pieces(engine)
@@ -98,11 +100,15 @@ def _request(
     stop: str | Sequence[str],
     seed: int,
     truncate: bool,
+    grammar: Any | None,
 ) -> Request:
     keep = model.config.context_length - max_new_tokens
     ids = prompt_ids(model, tokenizer, prompt, keep=keep, truncate=truncate)
     stops = [stop] if isinstance(stop, str) else stop
-    return Request(prompt=ids, max_new_tokens=max_new_tokens, sampling=sampling or Sampling(), seed=seed, stop=stops)
+    return Request(
+        prompt=ids, max_new_tokens=max_new_tokens, sampling=sampling or Sampling(), seed=seed, stop=stops,
+        constraint=grammar.start() if grammar else None,
+    )  # fmt: skip
 
 
 def _engine(model: Any, tokenizer: Any, requests: Sequence[Request]) -> Engine:

@@ -35,17 +35,13 @@ class Quantized(nn.Module):
         """The nearest that `kind` has. Raises UserError for an unknown kind or a shape that it cannot hold."""
         if kind not in KINDS:
             raise UserError(f"there is no {kind!r} form of weights", fix=nearest(kind, KINDS))
-        if kind == "bf16":
-            return cls(weight.detach().bfloat16(), None)
-        if kind == "int8":
-            scales = weight.detach().float().abs().amax(dim=1).clamp(min=1e-30) / 127
-            return cls((weight / scales[:, None]).round().to(torch.int8), scales)
-        if weight.shape[1] % GROUP:
+        if kind == "int4" and weight.shape[1] % GROUP:
             cause = f"int4 weights come in groups of {GROUP}, a matrix has {weight.shape[1]} inputs"
             raise UserError(cause, fix="choose int8")
-        pieces = [_int4(piece.float()) for piece in weight.detach().split(ROWS)]
-        codes, scales = (torch.cat(each) for each in zip(*pieces, strict=True))
-        return cls(codes, scales)
+        make = {"bf16": _bf16, "int8": _int8, "int4": _int4}[kind]
+        pieces = [make(piece.float()) for piece in weight.detach().split(ROWS)]
+        codes, scales = (list(each) for each in zip(*pieces, strict=True))
+        return cls(torch.cat(codes), None if scales[0] is None else torch.cat(scales))
 
     @property
     def shape(self) -> torch.Size:
@@ -79,6 +75,16 @@ class QuantizedEmbedding(nn.Module):
 def dense(weight: Tensor | Quantized) -> Tensor:
     """The matrix as a tensor."""
     return weight.dense() if isinstance(weight, Quantized) else weight
+
+
+def _bf16(weight: Float[Tensor, "out dim"]) -> tuple[Tensor, None]:
+    return weight.bfloat16(), None
+
+
+def _int8(weight: Float[Tensor, "out dim"]) -> tuple[Tensor, Tensor]:
+    """Codes [out dim] and scales [out]."""
+    scales = weight.abs().amax(dim=1).clamp(min=1e-30) / 127
+    return (weight / scales[:, None]).round().to(torch.int8), scales
 
 
 def _int4(weight: Float[Tensor, "out dim"]) -> tuple[Tensor, Tensor]:

@@ -145,7 +145,7 @@ class _Prepared:
             and all(type(layer) in (Linear, QuantizedLinear) for layer in self._layers)
             and all(type(norm) is LayerNorm and norm.eps == block.mlp_norm.eps for norm in self._norms)
         )
-        self._addresses: tuple[int, ...] = ()
+        self._addresses: tuple[Any, ...] = ()
         self.usable = False
         if self._known:
             dim, mlp_dim = mlp.down.weight.shape[0], mlp.up.weight.shape[0]
@@ -172,7 +172,7 @@ class _Prepared:
             return False
         if self._known:
             tensors = [held[name] for held, name in self._places]
-            addresses = tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors)
+            addresses = tuple(tensor is not None and (tensor.data_ptr(), tensor.dtype) for tensor in tensors)
             if addresses != self._addresses:
                 self._addresses = addresses
                 self._read()
