@@ -36,8 +36,8 @@ from poison import BODY, POISON
 MODEL = "gpt2-tiny"
 KINDS = {"whole": 60, "stream": 22, "leave": 8, "bad": 8, "slow": 2}  # of requests, in percent
 TEXTS = (
-    "def read(", "The open function", "class Reader:\n", "Raises ValueError if", "import os\nimport", "#", "é 中 🙂", "",
-    "Return a new list", "a" * 150, "The following example shows how to read a file. " * 12, "for key in sorted(",
+    "def read(", "The open function", "class Reader:\n", "Raises ValueError if", "import os\nimport", "#", "é 中 🙂",
+    "", "Return a new list", "a" * 150, "The following example shows how to read a file. " * 12, "for key in sorted(",
 )  # fmt: skip
 
 
