@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from bedplate.generate.chat import ChatTemplate
 from bedplate.generate.engine import Update
 from bedplate.serve.texts import Job, Limits, begin, check, completion_logprobs_of, echo, late, whole_reply
-from bedplate.serve.wire import FINISH, ApiError, Asked, ChatRequest, chat_logprobs, head, printable
+from bedplate.serve.wire import FINISH, ApiError, Asked, ChatRequest, Offsets, chat_logprobs, head, printable
 from bedplate.serve.worker import Ticket, Worker
 
 
@@ -45,15 +45,15 @@ async def _events(job: Job) -> AsyncIterator[str]:
     options = job.asked.stream_options
     with_usage = bool(options and options.include_usage)
     common |= {"usage": None} if with_usage else {}
-    written = 0
+    written, offsets = 0, [Offsets() for _ in job.tickets]
     try:
         async with asyncio.timeout(job.limits.seconds):
             for index in range(len(job.tickets)):
                 if first := _first(job, index):
                     yield _event(common | {"choices": [first]})
-            async for index, update, offset in _merged(job.tickets):
+            async for index, update in _merged(job.tickets):
                 written += update.token is not None
-                if chunk := _chunk(job, index, update, offset):
+                if chunk := _chunk(job, index, update, offsets[index]):
                     yield _event(common | {"choices": [chunk]})
         if with_usage:
             yield _event(common | {"choices": [], "usage": job.usage(written)})
@@ -70,18 +70,16 @@ def _event(content: Mapping[str, Any]) -> str:
     return f"data: {json.dumps(content)}\n\n"
 
 
-async def _merged(tickets: Sequence[Ticket]) -> AsyncIterator[tuple[int, Update, int]]:
-    """The updates of several tickets, with the place in each one's text where the token begins."""
+async def _merged(tickets: Sequence[Ticket]) -> AsyncIterator[tuple[int, Update]]:
+    """The updates of several tickets, as they come."""
     waiting = {asyncio.ensure_future(ticket.updates.get()): index for index, ticket in enumerate(tickets)}
-    offsets = [0] * len(tickets)
     try:
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for each in done:
                 index, update = waiting.pop(each), each.result()
                 check(update)
-                yield index, update, offsets[index]
-                offsets[index] += len(update.text)
+                yield index, update
                 if not update.generation:
                     waiting[asyncio.ensure_future(tickets[index].updates.get())] = index
     finally:
@@ -97,7 +95,7 @@ def _first(job: Job, index: int) -> dict[str, Any] | None:
     return {"index": index, "text": text, "logprobs": None, "finish_reason": None} if text else None
 
 
-def _chunk(job: Job, index: int, update: Update, offset: int) -> dict[str, Any] | None:
+def _chunk(job: Job, index: int, update: Update, offsets: Offsets) -> dict[str, Any] | None:
     finish = FINISH[update.generation.finish_reason] if update.generation else None
     tokens = [update.token] if update.token else []
     choice: dict[str, Any] = {"index": index, "finish_reason": finish}
@@ -106,6 +104,6 @@ def _chunk(job: Job, index: int, update: Update, offset: int) -> dict[str, Any] 
         delta = {"content": printable(update.text)} if update.text else {}
         choice |= {"delta": delta, "logprobs": logprobs}
     else:
-        logprobs = completion_logprobs_of(job, tokens, offset=offset)
+        logprobs = completion_logprobs_of(job, tokens, offsets)
         choice |= {"text": update.text, "logprobs": logprobs}
     return choice if update.text or finish or logprobs else None
