@@ -13,6 +13,7 @@ from tests.serve.running import running
 from bedplate.serve import guard
 from bedplate.serve.guard import Guard
 from bedplate.serve.run import take_port
+from load_client import Connection
 
 SCOPE = {"type": "http", "path": "/v1/completions", "headers": []}
 HALF = {"type": "http.request", "body": b'{"mod', "more_body": True}
@@ -55,6 +56,25 @@ def test_who_sends_far_too_much_before_reading_still_reads_why_it_is_refused() -
             connection.sendall(head.encode() + body)
             reply = b"".join(iter(lambda: connection.recv(2**16), b""))
     assert reply.startswith(b"HTTP/1.1 413") and b"body_too_large" in reply
+
+
+def test_what_a_step_writes_for_several_choices_is_sent_at_once() -> None:
+    """Many small writes cost more, and into a connection that is gone they make asyncio complain on stderr."""
+    body = b'{"model": "gpt2-tiny", "prompt": "a", "max_tokens": 30, "n": 8, "stream": true}'
+
+    async def ask(address: str) -> list[bytes]:
+        url = urlparse(address)
+        connection = Connection(url.hostname or "", url.port or 0)
+        await connection.ask("/v1/completions", body)
+        assert await connection.status() == 200
+        pieces = [piece async for piece in connection.pieces()]
+        connection.leave()
+        return pieces
+
+    with running() as (address, _):
+        pieces = asyncio.run(ask(address))
+    events = b"".join(pieces).count(b"data: ")
+    assert events > 100 and len(pieces) < events / 2
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

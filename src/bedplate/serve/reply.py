@@ -48,13 +48,13 @@ async def _events(job: Job) -> AsyncIterator[str]:
     written, offsets = 0, [Offsets() for _ in job.tickets]
     try:
         async with asyncio.timeout(job.limits.seconds):
-            for index in range(len(job.tickets)):
-                if first := _first(job, index):
-                    yield _event(common | {"choices": [first]})
-            async for index, update in _merged(job.tickets):
-                written += update.token is not None
-                if chunk := _chunk(job, index, update, offsets[index]):
-                    yield _event(common | {"choices": [chunk]})
+            firsts = [_first(job, index) for index in range(len(job.tickets))]
+            if begin := _chunks(common, firsts):
+                yield begin
+            async for news in _merged(job.tickets):
+                written += sum(update.token is not None for _, update in news)
+                if chunks := _chunks(common, [_chunk(job, *each, offsets[each[0]]) for each in news]):
+                    yield chunks
         if with_usage:
             yield _event(common | {"choices": [], "usage": job.usage(written)})
         yield "data: [DONE]\n\n"
@@ -70,16 +70,22 @@ def _event(content: Mapping[str, Any]) -> str:
     return f"data: {json.dumps(content)}\n\n"
 
 
-async def _merged(tickets: Sequence[Ticket]) -> AsyncIterator[tuple[int, Update]]:
-    """The updates of several tickets, as they come."""
+def _chunks(common: Mapping[str, Any], choices: Sequence[dict[str, Any] | None]) -> str:
+    """An event for each choice that has something to say; they are sent at once, as a step makes them at once."""
+    return "".join(_event({**common, "choices": [choice]}) for choice in choices if choice)
+
+
+async def _merged(tickets: Sequence[Ticket]) -> AsyncIterator[list[tuple[int, Update]]]:
+    """The updates of several tickets, as they come: one for each that has news."""
     waiting = {asyncio.ensure_future(ticket.updates.get()): index for index, ticket in enumerate(tickets)}
     try:
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for each in done:
-                index, update = waiting.pop(each), each.result()
+            news = [(waiting.pop(each), each.result()) for each in done]
+            for _, update in news:
                 check(update)
-                yield index, update
+            yield news
+            for index, update in news:
                 if not update.generation:
                     waiting[asyncio.ensure_future(tickets[index].updates.get())] = index
     finally:
