@@ -8,8 +8,8 @@ from tests.serve.running import MODEL, running
 from bedplate.language_model import load
 from load_cases import bad_requests, known_cases
 from load_client import Tally
-from load_server import uncounted
-from load_test import Load, load_test
+from load_server import Sample, memory, uncounted
+from load_test import Load, grows, load_test
 
 
 def test_a_small_load_is_served_right() -> None:
@@ -33,3 +33,11 @@ def test_answers_that_differ_are_noticed() -> None:
         assert not uncounted(address, clients.tally)
         assert uncounted(address, Tally(replies=clients.tally.replies | {("whole", 500): 1}))
         assert uncounted(address, Tally())
+
+
+def test_memory_that_grows_after_the_first_tenth_is_noticed() -> None:
+    warm_up = [Sample(second, 400 + 10 * second) for second in range(10)]
+    flat = warm_up + [Sample(second, 500) for second in range(10, 100)]
+    leak = warm_up + [Sample(second, 500 + 0.2 * (second - 10)) for second in range(10, 100)]
+    assert not grows(memory(flat) | {"seconds": 100.0}) and memory(flat)["slope, MB a minute"] < 1e-6
+    assert grows(memory(leak) | {"seconds": 100.0}) and abs(memory(leak)["slope, MB a minute"] - 12) < 1e-6
