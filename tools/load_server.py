@@ -26,30 +26,11 @@ from typing import Any
 
 import httpx2 as httpx
 
-import bedplate
 from bedplate.bench.measure import conditions
 from bedplate.files import write_json
-from bedplate.generate.chat import PLAIN_STOPS, ChatTemplate
-from bedplate.serve.wire import FINISH
-from poison import BODY, POISON
+from load_cases import BODY, MODEL, POISON, Case, make_cases
 
-MODEL = "gpt2-tiny"
 KINDS = {"whole": 60, "stream": 22, "leave": 8, "bad": 8, "slow": 2}  # of requests, in percent
-TEXTS = (
-    "def read(", "The open function", "class Reader:\n", "Raises ValueError if", "import os\nimport", "#", "é 中 🙂",
-    "", "Return a new list", "a" * 150, "The following example shows how to read a file. " * 12, "for key in sorted(",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Case:
-    """A request and its answer when it is alone."""
-
-    path: str
-    body: dict[str, Any]
-    texts: list[str]
-    finish_reasons: list[str]
-    logprobs: list[list[float]] | None  # of each choice; None: not asked for
 
 
 @dataclass
@@ -62,32 +43,6 @@ class Tally:
     sent: int = 0
     wrong: list[str] = field(default_factory=list)
     memory: list[tuple[float, float]] = field(default_factory=list)  # seconds since the start, MB of the server
-
-
-def make_cases(count: int, seed: int) -> list[Case]:
-    """Different requests, each answered by the library, one at a time."""
-    dice, library, cases = random.Random(seed), bedplate.load(MODEL), []
-    for _ in range(count):
-        chat, text, choices = dice.random() < 0.3, dice.choice(TEXTS), dice.choice([1, 1, 1, 2])
-        options: dict[str, Any] = {"seed": dice.randrange(1000), "temperature": dice.choice([0, 0.7, 1])}
-        length, stop = dice.choice([1, 3, 8, 16, 24, 40]), dice.choice([[], [], ["e"], ["\n", " the"]])
-        logprobs = not chat and not stop and dice.random() < 0.3
-        body = {"model": MODEL, "max_tokens": length, "stop": stop or None, "n": choices, **options}
-        if chat:
-            messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}]
-            path, body = "/v1/chat/completions", body | {"messages": messages}
-            text = ChatTemplate(None).render(messages)
-            stop = [*stop, *PLAIN_STOPS]
-        else:
-            path, body = "/v1/completions", body | {"prompt": text} | ({"logprobs": 1} if logprobs else {})
-        seeds = [options["seed"] + place for place in range(choices)]
-        settings = {"max_new_tokens": length, "temperature": options["temperature"], "stop": stop}
-        alone = [library.generate(text, seed=each, **settings) for each in seeds]
-        found = [each.logprobs for each in alone] if logprobs else None
-        cases.append(
-            Case(path, body, [each.text for each in alone], [FINISH[each.finish_reason] for each in alone], found)
-        )
-    return cases
 
 
 @contextmanager
@@ -117,6 +72,7 @@ def running() -> Iterator[tuple[str, int]]:
             assert process.wait(timeout=60) == 0, "the server did not end well"
         finally:
             process.kill()
+            process.communicate()
         errors.seek(0)
         said = errors.read()
         assert not said, f"the server complained: {said[-2000:]}"

@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -10,8 +9,8 @@ from bedplate.errors import UserError, nearest
 from bedplate.evaluate.golden import FILE, golden_prompts
 from bedplate.files import write_json
 from bedplate.language_model import load, replacing
-from bedplate.models import table_of
-from bedplate.weights.gguf import ENCODINGS, write_gguf
+from bedplate.models import save_gguf
+from bedplate.weights.gguf import ENCODINGS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GGUF = "model.gguf"
@@ -21,7 +20,7 @@ def export(target: str | Path, folder: str | Path, *, format: str = "hf", dtype:
     """Write what `bedplate.load(target)` opens into a folder; returns the files.
 
     hf: Hugging Face layout, as transformers and vLLM open it, in float32, bfloat16 or float16.
-    gguf: one file as llama.cpp opens it, in these or in q8_0 (8 bits in blocks of 32 with a scale each).
+    gguf: one file as llama.cpp opens it, in these, or in q8_0 or q4_0 (8 or 4 bits in blocks of 32 with a scale each).
     `golden.json` beside it says what the model answers: for hf in this number format, for gguf in float32, since only
     the matrices are rounded there.
     """
@@ -37,14 +36,7 @@ def export(target: str | Path, folder: str | Path, *, format: str = "hf", dtype:
         write_json(Path(folder) / FILE, golden)
     else:
         with replacing(Path(folder), owned=(GGUF, FILE), mark=GGUF) as temporary:
-            write_gguf_of(language_model, temporary / GGUF, name=Path(target).resolve().name, dtype=dtype)
+            name, path = Path(target).resolve().name, temporary / GGUF
+            save_gguf(language_model.model, language_model.tokenizer, path, name=name, encoding=dtype)
             write_json(temporary / FILE, golden)
     return sorted(Path(folder).iterdir())
-
-
-def write_gguf_of(language_model: Any, path: Path, *, name: str, dtype: str) -> None:
-    """One GGUF file; `dtype` is one of `weights.gguf.ENCODINGS`."""
-    table = table_of(language_model.model)
-    tensors = table.to_theirs({key: tensor.detach() for key, tensor in language_model.model.state_dict().items()})
-    settings = table.config_to(language_model.config)
-    write_gguf(path, tensors, settings, language_model.tokenizer, name=name, encoding=dtype)

@@ -165,8 +165,9 @@ class LanguageModel:
             raise UserError("a text cannot be held to a schema and an expression", fix="give one of them")
         from bedplate.generate.constrain import Grammar
 
-        make, form = (Grammar.from_regex, regex) if schema is None else (Grammar.from_schema, schema)
-        return options | {"grammar": make(form, self.tokenizer)}
+        if schema is not None:
+            return options | {"grammar": Grammar.from_schema(schema, self.tokenizer)}
+        return options | {"grammar": Grammar.from_regex(str(regex), self.tokenizer)}
 
     def _check_vocabulary(self, other: "LanguageModel") -> None:
         if other.tokenizer.digest != self.tokenizer.digest:

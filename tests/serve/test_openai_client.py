@@ -9,6 +9,7 @@ import pytest
 from tests.serve.running import MODEL, running
 
 from bedplate.language_model import LanguageModel, load
+from bedplate.serve.wire import Offsets
 
 PROMPT = "The open function"
 
@@ -62,6 +63,23 @@ def test_a_stream_adds_up(client: openai.OpenAI, language_model: LanguageModel) 
                 finished[choice.index] = choice.finish_reason
     assert texts == [language_model.generate(PROMPT, max_new_tokens=40, seed=seed).text for seed in (2, 3)]
     assert finished == {0: "length", 1: "length"} and usage.completion_tokens == 80
+
+
+def test_offsets_are_places_in_the_text_streamed_or_whole(client: openai.OpenAI) -> None:
+    options = {"model": MODEL, "prompt": PROMPT, "max_tokens": 40, "temperature": 0}
+    free = client.completions.create(**options).choices[0].text
+    held = {"stop": free[10:16] + "never", "logprobs": 0}  # a stream holds these characters back for a while
+    whole = client.completions.create(**options, **held).choices[0]
+    for token, offset in zip(whole.logprobs.tokens, whole.logprobs.text_offset, strict=True):
+        assert whole.text[offset : offset + len(token)] == token
+    chunks = client.completions.create(stream=True, **options, **held)
+    streamed = [offset for chunk in chunks for offset in chunk.choices[0].logprobs.text_offset]
+    assert streamed == whole.logprobs.text_offset
+
+
+def test_a_character_of_several_tokens_has_one_offset() -> None:
+    offsets = Offsets()
+    assert [offsets.next(data) for data in (b"ab", b"\xe6\xbc", b"\xa2", b"c")] == [0, 2, 2, 3]
 
 
 def test_stops_biases_ids_and_echo(client: openai.OpenAI, language_model: LanguageModel) -> None:

@@ -16,7 +16,7 @@ from tests.serve.running import MODEL, gauge, post, running
 
 import load_server
 from bedplate.cli import main
-from poison import BODY, POISON
+from load_cases import BODY, POISON
 
 GOOD = {"model": MODEL, "prompt": "def read(", "max_tokens": 8, "seed": 3}
 

@@ -18,7 +18,7 @@ from bedplate.export import export
 from bedplate.language_model import LanguageModel, load
 
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-FORMATS = ["float32", *HALVES, "q8_0"]
+FORMATS = ["float32", *HALVES, "q8_0", "q4_0"]
 try:
     import llama_cpp
 except ImportError:
@@ -74,6 +74,9 @@ def test_every_tensor_is_there_and_equal(dtype: str, tmp_path: Path) -> None:
             # Blocks of 32 with a float16 scale: off by half a step, and by the scale's rounding.
             step = value.reshape(-1, 32).abs().amax(1, keepdim=True) / 127
             assert ((found[name] - value).reshape(-1, 32).abs() <= step * (0.5 + 127 * 2**-11)).all(), name
+        elif dtype == "q4_0" and matrix:
+            step = value.reshape(-1, 32).abs().amax(1, keepdim=True) / 8  # the far end of the other sign has one less
+            assert ((found[name] - value).reshape(-1, 32).abs() <= step * (1 + 8 * 2**-11)).all(), name
         else:
             rounded = value.to(HALVES[dtype]).float() if dtype in HALVES and matrix else value
             assert torch.equal(found[name], rounded), name

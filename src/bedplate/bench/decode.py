@@ -20,7 +20,7 @@ from bedplate.errors import UserError, require
 from bedplate.generate.engine import Engine, Request
 from bedplate.generate.sample import Sampling
 from bedplate.generate.text import IdsOnly
-from bedplate.models import build, from_pretrained, published_sizes, save_pretrained
+from bedplate.models import build, from_pretrained, published_sizes, save_gguf, save_pretrained
 from bedplate.nn.linear import quantize
 
 PROMPT = 32
@@ -199,9 +199,6 @@ def transformers_side(folder: Path, dtype: str) -> Callable[..., list[list[int]]
 
 def llama_side(folder: Path, encoding: str, *, context: int) -> Generate | None:
     """llama.cpp on our GGUF export, one prompt at a time; None where llama-cpp-python is not installed."""
-    from bedplate.export import write_gguf_of
-    from bedplate.language_model import LanguageModel
-
     try:
         llama_cpp: Any = require("llama_cpp", extra="llama")
     except UserError:
@@ -209,7 +206,7 @@ def llama_side(folder: Path, encoding: str, *, context: int) -> Generate | None:
     path = folder / f"{encoding}.gguf"
     model: Any = from_pretrained(folder)
     tokenizer = ByteBPE.train(["any text " * 9], vocab_size=258)
-    write_gguf_of(LanguageModel(model, tokenizer), path, name=folder.name, dtype=encoding)
+    save_gguf(model, tokenizer, path, name=folder.name, encoding=encoding)
     threads = torch.get_num_threads()
     llama = llama_cpp.Llama(str(path), n_ctx=context, n_threads=threads, n_threads_batch=threads, verbose=False)
     path.unlink()

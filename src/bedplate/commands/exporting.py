@@ -31,6 +31,7 @@ def register(command: Command) -> None:
     one.add_argument("target", help="run, folder, shipped name (gpt2-tiny) or hub id")
     one.add_argument("folder", type=Path, help="where to write; an earlier export there is replaced")
     one.add_argument("--format", default="hf", metavar="NAME", help="hf (transformers, vLLM; the default) or gguf")
-    one.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default), bfloat16, float16, q8_0")
+    formats = "float32 (default), bfloat16, float16, and for gguf q8_0 and q4_0"
+    one.add_argument("--dtype", default="float32", metavar="NAME", help=formats)
     one = command(lm_eval, prefix_chars="\0", add_help=False)  # every word is lm-eval's, those with dashes too
     one.add_argument("words", nargs=argparse.REMAINDER)

@@ -2,6 +2,7 @@
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch import nn
 from bedplate.errors import UserError, nearest
 from bedplate.files import read_json_object
 from bedplate.weights.checkpoint import Checkpoint
+from bedplate.weights.gguf import write_gguf
 
 MODEL_TYPES = {  # model_type in config.json -> module with its checkpoint table, `HF`
     "gpt2": "bedplate.models.gpt2",
@@ -38,6 +40,13 @@ def save_pretrained(model: nn.Module, folder: Path, *, end_id: int | None = None
     """Write config.json and model.safetensors into an existing folder; `end_id` marks begin and end of text."""
     extra = {} if end_id is None else {"bos_token_id": end_id, "eos_token_id": end_id}
     table_of(model).save(model, folder, extra=extra)
+
+
+def save_gguf(model: Any, tokenizer: Any, path: Path, *, name: str, encoding: str) -> None:
+    """One GGUF file for llama.cpp; `encoding` is one of `weights.gguf.ENCODINGS`."""
+    table = table_of(model)
+    tensors = table.to_theirs({key: tensor.detach() for key, tensor in model.state_dict().items()})
+    write_gguf(path, tensors, table.config_to(model.config), tokenizer, name=name, encoding=encoding)
 
 
 def build(config: object) -> nn.Module:

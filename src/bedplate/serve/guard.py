@@ -1,10 +1,11 @@
-"""What stands before the application: keys, the size of bodies, readers that do not read, and counting."""
+"""What stands before the application: keys, the size of bodies, clients that neither send nor read, and counting."""
 
 import asyncio
 import hmac
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from bedplate.serve.wire import ApiError
@@ -14,6 +15,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 OPEN = ("/health", "/ready", "/metrics", "/docs", "/openapi.json")  # need no key
 READER_SECONDS = 30.0  # that a client may leave its connection full
+SENDER_SECONDS = 30.0  # within which the whole body must have come
+LINGER_SECONDS = 5.0  # that a refused body is still taken from the connection
 
 
 class Guard:
@@ -43,9 +46,11 @@ class Guard:
         try:
             self._check_key(scope)
             body = await self._body(scope, receive)
+            if body is None:
+                return  # the client has left
             await self._app(scope, _replayed(body, receive), patient_send)
         except ApiError as error:
-            await _answer(patient_send, error)
+            await _answer(patient_send, receive, error)
         except TimeoutError:  # the reader is too slow: the connection ends
             if not begun:
                 raise
@@ -61,15 +66,24 @@ class Guard:
             fix = "send the header 'Authorization: Bearer KEY' with one of this server's keys"
             raise ApiError(401, f"no valid API key: {fix}", kind="authentication_error", code="invalid_api_key")
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body, which may be no larger than allowed, whatever its headers say."""
+    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The whole body, in time; None: the client has left before its end."""
+        try:
+            async with asyncio.timeout(SENDER_SECONDS):
+                return await self._measured(scope, receive)
+        except TimeoutError:
+            cause = f"the body did not come within {SENDER_SECONDS:g} s: send it faster, or less"
+            raise ApiError(408, cause, kind="timeout_error") from None
+
+    async def _measured(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The body, which may be no larger than allowed, whatever its headers say."""
         stated = dict(scope["headers"]).get(b"content-length", b"0")
         size = int(stated) if stated.isdigit() else 0
         parts: list[bytes] = []
         while size <= self._largest:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return b""
+                return None
             parts.append(message.get("body", b""))
             size = max(size, sum(map(len, parts)))
             if size > self._largest or not message.get("more_body"):
@@ -93,11 +107,25 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-async def _answer(send: Send, error: ApiError) -> None:
+async def _answer(send: Send, receive: Receive, error: ApiError) -> None:
     body = json.dumps(error.body).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
-    if error.status == 413:
-        headers["connection"] = "close"  # what is left of the body is not read
+    unread = error.status in (408, 413)
+    if unread:
+        headers["connection"] = "close"
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": unread})
+    if unread:
+        await _discard(receive)
+        await send({"type": "http.response.body"})
+
+
+async def _discard(receive: Receive) -> None:
+    """Take what else a client sends, for a while: a connection that is closed over unread bytes is reset, and then the
+    client may never see its answer.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while (message := await receive())["type"] != "http.disconnect" and message.get("more_body"):
+                pass

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from bedplate.generate.chat import ChatTemplate
 from bedplate.generate.engine import Update
 from bedplate.serve.texts import Job, Limits, begin, check, completion_logprobs_of, echo, late, whole_reply
-from bedplate.serve.wire import FINISH, ApiError, Asked, ChatRequest, chat_logprobs, head, printable
+from bedplate.serve.wire import FINISH, ApiError, Asked, ChatRequest, Offsets, chat_logprobs, head, printable
 from bedplate.serve.worker import Ticket, Worker
 
 
@@ -45,16 +45,16 @@ async def _events(job: Job) -> AsyncIterator[str]:
     options = job.asked.stream_options
     with_usage = bool(options and options.include_usage)
     common |= {"usage": None} if with_usage else {}
-    written = 0
+    written, offsets = 0, [Offsets() for _ in job.tickets]
     try:
         async with asyncio.timeout(job.limits.seconds):
-            for index in range(len(job.tickets)):
-                if first := _first(job, index):
-                    yield _event(common | {"choices": [first]})
-            async for index, update, offset in _merged(job.tickets):
-                written += update.token is not None
-                if chunk := _chunk(job, index, update, offset):
-                    yield _event(common | {"choices": [chunk]})
+            firsts = [_first(job, index) for index in range(len(job.tickets))]
+            if begin := _chunks(common, firsts):
+                yield begin
+            async for news in _merged(job.tickets):
+                written += sum(update.token is not None for _, update in news)
+                if chunks := _chunks(common, [_chunk(job, *each, offsets[each[0]]) for each in news]):
+                    yield chunks
         if with_usage:
             yield _event(common | {"choices": [], "usage": job.usage(written)})
         yield "data: [DONE]\n\n"
@@ -70,18 +70,22 @@ def _event(content: Mapping[str, Any]) -> str:
     return f"data: {json.dumps(content)}\n\n"
 
 
-async def _merged(tickets: Sequence[Ticket]) -> AsyncIterator[tuple[int, Update, int]]:
-    """The updates of several tickets, with the place in each one's text where the token begins."""
+def _chunks(common: Mapping[str, Any], choices: Sequence[dict[str, Any] | None]) -> str:
+    """An event for each choice that has something to say; they are sent at once, as a step makes them at once."""
+    return "".join(_event({**common, "choices": [choice]}) for choice in choices if choice)
+
+
+async def _merged(tickets: Sequence[Ticket]) -> AsyncIterator[list[tuple[int, Update]]]:
+    """The updates of several tickets, as they come: one for each that has news."""
     waiting = {asyncio.ensure_future(ticket.updates.get()): index for index, ticket in enumerate(tickets)}
-    offsets = [0] * len(tickets)
     try:
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for each in done:
-                index, update = waiting.pop(each), each.result()
+            news = [(waiting.pop(each), each.result()) for each in done]
+            for _, update in news:
                 check(update)
-                yield index, update, offsets[index]
-                offsets[index] += len(update.text)
+            yield news
+            for index, update in news:
                 if not update.generation:
                     waiting[asyncio.ensure_future(tickets[index].updates.get())] = index
     finally:
@@ -97,7 +101,7 @@ def _first(job: Job, index: int) -> dict[str, Any] | None:
     return {"index": index, "text": text, "logprobs": None, "finish_reason": None} if text else None
 
 
-def _chunk(job: Job, index: int, update: Update, offset: int) -> dict[str, Any] | None:
+def _chunk(job: Job, index: int, update: Update, offsets: Offsets) -> dict[str, Any] | None:
     finish = FINISH[update.generation.finish_reason] if update.generation else None
     tokens = [update.token] if update.token else []
     choice: dict[str, Any] = {"index": index, "finish_reason": finish}
@@ -106,6 +110,6 @@ def _chunk(job: Job, index: int, update: Update, offset: int) -> dict[str, Any] 
         delta = {"content": printable(update.text)} if update.text else {}
         choice |= {"delta": delta, "logprobs": logprobs}
     else:
-        logprobs = completion_logprobs_of(job, tokens, offset=offset)
+        logprobs = completion_logprobs_of(job, tokens, offsets)
         choice |= {"text": update.text, "logprobs": logprobs}
     return choice if update.text or finish or logprobs else None

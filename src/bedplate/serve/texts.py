@@ -16,6 +16,7 @@ from bedplate.serve.wire import (
     Asked,
     ChatRequest,
     CompletionRequest,
+    Offsets,
     chat_logprobs,
     completion_logprobs,
     head,
@@ -193,7 +194,10 @@ def _choice(job: Job, index: int, generation: Generation, tokens: Sequence[Token
         message = {"role": "assistant", "content": printable(generation.text), "refusal": None}
         logprobs = chat_logprobs(tokens, job.tokenizer) if job.asked.logprobs else None
         return choice | {"message": message, "logprobs": logprobs}
-    return choice | {"text": echo(job, index) + generation.text, "logprobs": completion_logprobs_of(job, tokens)}
+    return choice | {
+        "text": echo(job, index) + generation.text,
+        "logprobs": completion_logprobs_of(job, tokens, Offsets()),
+    }
 
 
 def echo(job: Job, index: int) -> str:
@@ -202,11 +206,11 @@ def echo(job: Job, index: int) -> str:
     return job.texts[index // (asked.n or 1)] if isinstance(asked, CompletionRequest) and asked.echo else ""
 
 
-def completion_logprobs_of(job: Job, tokens: Sequence[Token], *, offset: int = 0) -> dict[str, Any] | None:
+def completion_logprobs_of(job: Job, tokens: Sequence[Token], offsets: Offsets) -> dict[str, Any] | None:
     """Log-probabilities of a completion, where they were asked for."""
     asked = job.asked
     wanted = isinstance(asked, CompletionRequest) and asked.logprobs is not None
-    return completion_logprobs(tokens, job.tokenizer, offset=offset) if wanted else None
+    return completion_logprobs(tokens, job.tokenizer, offsets) if wanted else None
 
 
 def user_error(error: UserError) -> ApiError:

@@ -1,5 +1,6 @@
 """The wire format: OpenAI's requests as they may come, checked, and replies as its clients read them."""
 
+import codecs
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -191,13 +192,26 @@ def usage(prompt: int, written: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
 
-def completion_logprobs(tokens: Sequence[Token], tokenizer: Any, *, offset: int = 0) -> dict[str, Any]:
-    """Log-probabilities as /v1/completions gives them."""
+class Offsets:
+    """Where the tokens of a text begin in it, in characters; one that goes on with a character begins with it."""
+
+    def __init__(self) -> None:
+        self._decoder, self._length = codecs.getincrementaldecoder("utf-8")(errors="replace"), 0
+
+    def next(self, data: bytes) -> int:
+        """Where the token of these bytes begins."""
+        begin = self._length
+        self._length += len(self._decoder.decode(data))
+        return begin
+
+
+def completion_logprobs(tokens: Sequence[Token], tokenizer: Any, offsets: Offsets) -> dict[str, Any]:
+    """Log-probabilities as /v1/completions gives them, of a whole text or of the next piece of one."""
     words = [_word(tokenizer, token.id) for token in tokens]
-    offsets = [offset + sum(map(len, words[:place])) for place in range(len(words))]
+    places = [offsets.next(tokenizer.token_bytes(token.id)) for token in tokens]
     top = [{_word(tokenizer, id): logprob for id, logprob in token.top} for token in tokens]
     values = [token.logprob for token in tokens]
-    return {"tokens": words, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets}
+    return {"tokens": words, "token_logprobs": values, "top_logprobs": top, "text_offset": places}
 
 
 def chat_logprobs(tokens: Sequence[Token], tokenizer: Any) -> dict[str, Any]:

@@ -70,6 +70,28 @@ def _add(x, y, count):
         store(x, place, add(load(x, place, FLOAT32), load(y, place, FLOAT32)))
 
 
+@inline
+def _normalize_rows(x, output, offsets, count, dim, weight, bias, eps, grouped):
+    for row in range(count):
+        _normalize(x + row * dim * 4, output + row * dim * 4, weight, bias, dim, eps)
+    if grouped is not None:
+        offset_groups(output, offsets, count * dim)
+
+
+@inline
+def _attend(wide, mixed, keys, values, capacity, rows, lengths, scores, place, heads, kv_heads, head_dim, scale):
+    """The heads of one sequence that share keys and values, from query, key and value side by side in `wide`."""
+    row, head, group = place // kv_heads, place % kv_heads, heads // kv_heads
+    held = (rows[row] * kv_heads + head) * capacity * head_dim * 4
+    query = wide + row * (heads + 2 * kv_heads) * head_dim * 4 + head * group * head_dim * 4
+    key = wide + row * (heads + 2 * kv_heads) * head_dim * 4 + (heads + head) * head_dim * 4
+    value, output = key + kv_heads * head_dim * 4, mixed + (row * heads + head * group) * head_dim * 4
+    own, stride = scores.ctypes.data + place * scores.shape[1] * 4, head_dim * 4
+    attend_heads(
+        query, key, value, keys + held, values + held, output, own, group, stride, lengths[row], head_dim, scale
+    )
+
+
 @kernel
 def _block(
     x, spare, numbers, eps, joint, out, up, down, kind, grouped, keys, values, capacity, rows, lengths, scores, scale
@@ -78,46 +100,20 @@ def _block(
     count = len(rows)
     first_norm, first_bias, second_norm, second_bias = numbers[0], numbers[1], numbers[2], numbers[3]
     dim, mlp_dim, heads, kv_heads, head_dim = numbers[4], numbers[5], numbers[6], numbers[7], numbers[8]
-    all_heads, width, group = heads * head_dim, (heads + 2 * kv_heads) * head_dim, heads // kv_heads
+    all_heads, width = heads * head_dim, max((heads + 2 * kv_heads) * head_dim, mlp_dim)
     normed, mixed, wide = spare, spare + count * dim * 4, spare + count * (dim + all_heads) * 4
-    offsets = wide + count * max(width, mlp_dim) * 4
-    for row in range(count):
-        _normalize(x + row * dim * 4, normed + row * dim * 4, first_norm, first_bias, dim, eps)
-    if grouped is not None:
-        offset_groups(normed, offsets, count * dim)
+    offsets = wide + count * width * 4
+    _normalize_rows(x, normed, offsets, count, dim, first_norm, first_bias, eps, grouped)
     for block in prange(joint[-1, BLOCKS]):
         outputs_of_block(normed, offsets, wide, block, count, dim, joint, kind, FLOAT32, grouped)
     for place in prange(count * kv_heads):
-        row, head = place // kv_heads, place % kv_heads
-        held = (rows[row] * kv_heads + head) * capacity * head_dim * 4
-        query = wide + (row * width + head * group * head_dim) * 4
-        key = wide + (row * width + all_heads + head * head_dim) * 4
-        value = key + kv_heads * head_dim * 4
-        output = mixed + (row * heads + head * group) * head_dim * 4
-        own = scores.ctypes.data + place * scores.shape[1] * 4
-        attend_heads(
-            query,
-            key,
-            value,
-            keys + held,
-            values + held,
-            output,
-            own,
-            group,
-            head_dim * 4,
-            lengths[row],
-            head_dim,
-            scale,
-        )
+        _attend(wide, mixed, keys, values, capacity, rows, lengths, scores, place, heads, kv_heads, head_dim, scale)
     if grouped is not None:
         offset_groups(mixed, offsets, count * all_heads)
     for block in prange(out[-1, BLOCKS]):
         outputs_of_block(mixed, offsets, normed, block, count, all_heads, out, kind, FLOAT32, grouped)
     _add(x, normed, count * dim)
-    for row in range(count):
-        _normalize(x + row * dim * 4, normed + row * dim * 4, second_norm, second_bias, dim, eps)
-    if grouped is not None:
-        offset_groups(normed, offsets, count * dim)
+    _normalize_rows(x, normed, offsets, count, dim, second_norm, second_bias, eps, grouped)
     for block in prange(up[-1, BLOCKS]):
         outputs_of_block(normed, offsets, wide, block, count, dim, up, kind, FLOAT32, grouped)
     pieces = count * mlp_dim // 16
