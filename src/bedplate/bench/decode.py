@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bedplate.bench.measure import Row, peak_memory, print_own_peak, take_turns
+from bedplate.bench.measure import Row, peak_memory, print_own_peak, seconds_once, take_turns
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError, require
 from bedplate.generate.engine import Engine, Request
@@ -94,9 +94,9 @@ def _batches(folder: Path, size: str, new_tokens: int, repeats: int) -> list[dic
         for prompt, count in zip(prompts, new, strict=True):
             peer([prompt], [count])
 
-    few = max(1, repeats // 2)
+    # Warm already, and long: once each.
     for peer_name, side in (("transformers, one by one", loop), ("transformers, padded", partial(peer, prompts, new))):
-        seconds = take_turns(partial(mine, prompts, new), side, repeats=few)
+        seconds = [seconds_once(partial(mine, prompts, new)), seconds_once(side)]
         rows.append(_row(name, *(sum(new) / each for each in seconds), unit="tokens/s", peer_name=peer_name))
 
     prompt = [_ids(512)]

@@ -42,17 +42,18 @@ class Row:
 def take_turns(ours: Callable[[], object], peer: Callable[[], object], *, repeats: int) -> tuple[float, float]:
     """Median seconds of each side over `repeats` alternating calls, after one call each that does not count."""
     ours(), peer()
-    turns = [(_seconds(ours), _seconds(peer)) for _ in range(repeats)]
+    turns = [(seconds_once(ours), seconds_once(peer)) for _ in range(repeats)]
     return statistics.median(turn[0] for turn in turns), statistics.median(turn[1] for turn in turns)
 
 
 def seconds_of(side: Callable[[], object], *, repeats: int) -> float:
     """Median seconds of `repeats` calls, after one that does not count."""
     side()
-    return statistics.median(_seconds(side) for _ in range(repeats))
+    return statistics.median(seconds_once(side) for _ in range(repeats))
 
 
-def _seconds(side: Callable[[], object]) -> float:
+def seconds_once(side: Callable[[], object]) -> float:
+    """Of one call."""
     started = time.perf_counter()
     side()
     return time.perf_counter() - started

@@ -11,6 +11,7 @@ def serve(options: argparse.Namespace) -> int:
     """Serve models over HTTP in OpenAI's wire format, until Ctrl-C or SIGTERM."""
     import torch
 
+    from bedplate.nn.linear import kernels
     from bedplate.serve.app import Service
     from bedplate.serve.run import open_models, read_keys, serve, take_port
     from bedplate.serve.texts import Limits
@@ -24,6 +25,7 @@ def serve(options: argparse.Namespace) -> int:
         service = Service(models, limits=limits, keys=keys, largest_body=options.max_body)
         address = "http://{}:{}".format(*listener.getsockname()[:2])
         held = f", {options.weights} weights" if options.weights else ""
+        held += ", compiled kernels" if kernels() else ""
         chosen = f"{options.precision}{held}, {torch.get_num_threads()} threads, {options.slots} slots"
         print(f"Serving {', '.join(models)} at {address} ({chosen}, {options.queue} may wait)")
         for name, served in models.items():

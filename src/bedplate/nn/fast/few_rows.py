@@ -182,6 +182,8 @@ def multiply(x: Tensor, matrices: Sequence[Matrix]) -> Tensor:
     outputs = sum(codes.shape[0] for codes, _, _ in matrices)
     y = torch.empty(*x.shape[:-1], outputs)
     rows, inputs = flat.numel() // x.shape[-1], x.shape[-1]
+    if any(inputs_of(each) != inputs for each, _, _ in matrices):  # the kernel would read what is not there
+        raise ValueError(f"x has {inputs} numbers a row, the weight {inputs_of(codes)}")
     kind, bias_kind = KINDS[codes.dtype], KINDS[torch.float32 if bias is None else bias.dtype]
     grouped = 1 if codes.dtype == torch.uint8 else None
     table = table_of(tuple(map(line_of, matrices)))
@@ -189,6 +191,11 @@ def multiply(x: Tensor, matrices: Sequence[Matrix]) -> Tensor:
     with alone:
         _product(flat.data_ptr(), offsets.data_ptr(), y.data_ptr(), rows, inputs, table, kind, bias_kind, grouped)
     return y
+
+
+def inputs_of(codes: Tensor) -> int:
+    """Of the matrix that is stored so."""
+    return codes.shape[1] * (2 if codes.dtype == torch.uint8 else 1)
 
 
 def line_of(matrix: Matrix) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bedplate.nn.attention import Attention
 from bedplate.nn.fast.attend_one import attend_heads, scratch
 from bedplate.nn.fast.compiled import alone, inline, kernel
-from bedplate.nn.fast.few_rows import BLOCKS, KINDS, fits, line_of, offset_groups, outputs_of_block, table_of
+from bedplate.nn.fast.few_rows import BLOCKS, KINDS, fits, inputs_of, line_of, offset_groups, outputs_of_block, table_of
 from bedplate.nn.fast.lanes import (
     LANES,
     add,
@@ -174,17 +174,27 @@ class _Prepared:
                 self._read()
         return True
 
+    def takes(self, x: Tensor, state: Any) -> bool:
+        """Whether the block belongs to such an input and such a cache."""
+        dim, _, _, *heads = self._sizes
+        same = x.shape[-1] == dim and [state.keys.shape[1], state.keys.shape[3]] == heads
+        return same and x.dtype == state.keys.dtype == torch.float32
+
     def _read(self) -> None:
         matrices: list[Any] = [stored_matrix(layer.weight, layer.bias) for layer in self._layers]
-        dim, mlp_dim, heads, _, head_dim = self._sizes
+        dim, mlp_dim, heads, kv_heads, head_dim = self._sizes
+        wide, narrow = heads * head_dim, kv_heads * head_dim
+        shapes = [(wide, dim), (narrow, dim), (narrow, dim), (dim, wide), (mlp_dim, dim), (dim, mlp_dim)]
         numbers = [each for norm in self._norms for each in (norm.weight, norm.bias)]
         floats = [*numbers, *(layer.bias for layer in self._layers)]
-        codes: Any = None if None in matrices else {codes.dtype for codes, _, _ in matrices}
+        sizes = [dim] * len(numbers) + [outputs for outputs, _ in shapes]
+        codes: Any = set() if None in matrices else {codes.dtype for codes, _, _ in matrices}
         self.usable = (
-            codes is not None
-            and len(codes) == 1
+            len(codes) == 1
+            and [(len(each), inputs_of(each)) for each, _, _ in matrices] == shapes
             and all(each is not None and each.dtype == torch.float32 for each in floats)
-            and all(fits(inputs, kind) for inputs in (dim, mlp_dim, heads * head_dim) for kind in codes)
+            and [each.numel() for each in floats] == sizes
+            and all(fits(inputs, kind) for _, inputs in shapes for kind in codes)
             and head_dim % LANES == 0
         )
         if not self.usable:
@@ -210,7 +220,7 @@ def one_token(block: Any, x: Tensor, state: Any) -> Tensor | None:
         prepared.refresh()
     lengths = state.lengths
     watched = any(module._forward_hooks or module._forward_pre_hooks for module in prepared.modules)
-    if not prepared.usable or watched or state.keys.dtype != torch.float32 or max(lengths) >= state.capacity:
+    if not prepared.usable or watched or not prepared.takes(x, state) or max(lengths) >= state.capacity:
         return None
     output = x.clone(memory_format=torch.contiguous_format)
     spare = torch.empty(len(x) * prepared.room)
