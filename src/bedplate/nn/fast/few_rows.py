@@ -1,8 +1,8 @@
 """x weight^T on a CPU for few rows, as in decoding: bound by reading the weights, each of which is read once.
 
 What a row gives does not depend on the other rows, not even in its last bit. On two cores of an AMD EPYC (GPT-2 124M)
-these kernels read float32 weights at 44 to 60 GB/s, where torch's `F.linear` reads 14 and oneDNN's packed kernel 29 to
-47; bfloat16 at 39 to 51, int8 at 23 to 51 and int4 at 30 to 41.
+these kernels read float32 and bfloat16 weights at 44 to 56 GB/s, int8 at 37 to 61 and int4 at 30 to 41, where torch's
+`F.linear` reads float32 at 14 and oneDNN's packed kernel at 29 to 47. Thirty-two rows take four to five times as long as one.
 """
 
 import functools
@@ -19,7 +19,7 @@ from bedplate.nn.fast.lanes import LANES, add, load, load_number, multiply_add, 
 GROUP = 32  # int4 weights that share a scale
 FLOAT32 = np.float32(0)
 KINDS = {  # how `load` is told what lies in memory
-    torch.float32: np.float32(0),
+    torch.float32: FLOAT32,
     torch.bfloat16: np.uint16(0),
     torch.int8: np.int8(0),
     torch.uint8: np.uint8(0),
@@ -29,7 +29,6 @@ BLOCK = 8  # outputs that one thread computes before it takes the next: their we
 # before it, blocks of outputs up to its end, and bytes of a row of weights.
 WEIGHT, SCALE, BIAS, OUTPUTS, FIRST, BLOCKS, ROW_BYTES = range(7)
 
-
 # As it is stored: float32 or bfloat16 numbers, int8 codes, or int4 codes in pairs; scales, float32 for each output of
 # int8 and bfloat16 for each group of int4; and a bias.
 Matrix = tuple[Tensor, Tensor | None, Tensor | None]
@@ -38,12 +37,11 @@ Matrix = tuple[Tensor, Tensor | None, Tensor | None]
 @inline
 def _step(sums, weights, x, place):
     """Sixteen products more for one output of four rows."""
-    kind = FLOAT32
     return (
-        multiply_add(weights, load(x[0], place, kind), sums[0]),
-        multiply_add(weights, load(x[1], place, kind), sums[1]),
-        multiply_add(weights, load(x[2], place, kind), sums[2]),
-        multiply_add(weights, load(x[3], place, kind), sums[3]),
+        multiply_add(weights, load(x[0], place, FLOAT32), sums[0]),
+        multiply_add(weights, load(x[1], place, FLOAT32), sums[1]),
+        multiply_add(weights, load(x[2], place, FLOAT32), sums[2]),
+        multiply_add(weights, load(x[3], place, FLOAT32), sums[3]),
     )
 
 
@@ -137,20 +135,8 @@ def outputs_of_block(x, offsets, y, block, rows, inputs, table, kind, bias_kind,
     for row in range(fours, rows):
         one = x + row * row_bytes
         other = offsets + row * row_bytes // 2
-        _outputs(
-            (one, one, one, one),
-            (other, other, other, other),
-            y + row * width,
-            1,
-            width,
-            begin,
-            end,
-            inputs,
-            table[part],
-            kind,
-            bias_kind,
-            grouped,
-        )
+        same, others = (one, one, one, one), (other, other, other, other)
+        _outputs(same, others, y + row * width, 1, width, begin, end, inputs, table[part], kind, bias_kind, grouped)
 
 
 @inline
