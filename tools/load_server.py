@@ -109,6 +109,7 @@ async def load(
         await asyncio.gather(*(client() for _ in range(clients)))
         for _ in range(100):  # those that left are noticed at the next step
             metrics = (await connections.get("/metrics")).text
+            assert "bedplate_requests_open{" in metrics, metrics
             left = sum(float(number) for number in re.findall(r"bedplate_requests_\w+\{.*\} (\S+)", metrics))
             if not left:
                 break

@@ -244,3 +244,12 @@ def test_a_constraint_that_fails_or_allows_nothing_ends_alone(broken: bool) -> N
 def test_senseless_biases_are_refused(bias: float) -> None:
     with pytest.raises(UserError, match="logit bias of token 5"):
         Sampling(logit_bias={5: bias})
+
+
+def test_a_prompt_longer_than_the_engine_holds_is_refused() -> None:
+    engine = Engine(float32_model(), tokenizer(), slots=1, capacity=20)
+    with pytest.raises(UserError, match="the engine holds 20"):
+        engine.submit(Request(prompt=[1] * 20))
+    engine.submit(Request(prompt=[1] * 15, max_new_tokens=50))
+    (result,) = run(engine, []).values()
+    assert len(result.ids) <= 5

@@ -151,4 +151,24 @@ def test_quantized_models_have_a_likelihood(form: str, tied: bool) -> None:
 def test_dropout_stays_where_a_model_is_in_training(calls: list[bool]) -> None:
     model = build().train()
     decode(model, [4])
-    assert not calls
+    assert not any(calls)
+
+
+def test_a_changed_activation_and_precision_are_seen() -> None:
+    model = build("int4")
+    decode(model, [4])
+    for block in model.blocks:
+        block.mlp.activation = torch.tanh
+    torch.testing.assert_close(decode(model, [4]), decode(model, [4], kernel=False), rtol=1e-4, atol=1e-4)
+    model = build("int4").float()  # scales too: then the kernels cannot read them
+    torch.testing.assert_close(decode(model, [4]), decode(model, [4], kernel=False), rtol=1e-4, atol=1e-4)
+
+
+def test_default_types_change_nothing() -> None:
+    model = build()
+    expected = decode(model, [4, 9])
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(decode(model, [4, 9]), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)

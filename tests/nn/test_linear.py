@@ -132,3 +132,27 @@ def test_bad_kinds_and_shapes_are_user_errors() -> None:
         Quantized.of(torch.zeros(2, 32), "int88")
     with pytest.raises(UserError, match="groups of 32.*choose int8"):
         Quantized.of(torch.zeros(2, 48), "int4")
+
+
+def test_what_is_not_finite_is_refused_before_anything_changes() -> None:
+    model = nn.Sequential(Linear(32, 8), Linear(8, 32))
+    with torch.no_grad():
+        model[1].weight[0, 0] = torch.nan
+    with pytest.raises(UserError, match="not finite"):
+        quantize(model, "int8")
+    assert type(model[0]) is Linear
+
+
+def test_layers_stored_differently_are_not_mixed_up() -> None:
+    torch.manual_seed(0)
+    one, other = Linear(32, 8), Linear(32, 8)
+    mixed = QuantizedLinear(Quantized.of(one.weight, "int4"), one.bias)
+    x = torch.randn(2, 1, 32)
+    with torch.no_grad():
+        found = together(x, mixed, other)
+        torch.testing.assert_close(found[0], linear_plain(x, mixed.weight, mixed.bias), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found[1], linear_plain(x, other.weight, other.bias), rtol=1e-5, atol=1e-5)
+        with pytest.raises(RuntimeError, match="shape"):
+            F.linear(torch.randn(1, 1, 48), other.weight)
+        with pytest.raises(ValueError, match="48 numbers a row"):
+            project(torch.randn(1, 1, 48), other.weight)

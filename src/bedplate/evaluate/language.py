@@ -83,7 +83,7 @@ def score_continuations(
         with evaluating(model), torch.inference_mode():
             for features, (context, continuation) in zip(model.features(ids), group, strict=True):
                 first = len(context) - 1  # logits of the continuation alone: those of all places can fill a memory
-                logits = model.logits(features[first : first + len(continuation)])
+                logits = model.logits(features[None, first : first + len(continuation)])[0]
                 chosen = torch.tensor(continuation, dtype=torch.long, device=device)
                 exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
                 logprobs = exact.log_softmax(-1).gather(1, chosen[:, None])

@@ -9,6 +9,7 @@ from torch import nn
 
 from bedplate.data.python_library import read_pydocs
 from bedplate.data.text import is_held_out
+from bedplate.errors import UserError
 from bedplate.evaluate.language import continuation_logprobs
 from bedplate.nn.linear import quantize
 
@@ -41,7 +42,7 @@ def quantize_measured(language_model: Any, kind: str) -> Cost:
     before, memory = _bits_per_byte(language_model, documents), memory_of(model)
     quantize(model, kind)
     after = _bits_per_byte(language_model, documents)
-    size = sum(len(text.encode()) for text in documents)
+    size = sum(_bytes(language_model.tokenizer, ids) for ids in documents)
     return Cost(
         kind=kind, before=before, after=after, text_bytes=size, memory_before=memory, memory_after=memory_of(model)
     )
@@ -53,21 +54,27 @@ def memory_of(model: nn.Module) -> int:
     return sum(each.numel() * each.itemsize for each in tensors.values())
 
 
-def _documents(language_model: Any) -> list[str]:
+def _documents(language_model: Any) -> list[list[int]]:
     """Beginnings of held-out documents, as long as the model's context allows."""
     tokens = min(language_model.config.context_length - 1, 256)
-    found: list[str] = []
+    tokenizer = language_model.tokenizer
+    found: list[list[int]] = []
     for name, text in read_pydocs(Counter()):
-        if sum(map(len, found)) >= TEXT:
+        if sum(_bytes(tokenizer, ids) for ids in found) >= TEXT:
             break
         if is_held_out(name):
-            ids = language_model.tokenizer.encode(text[: 8 * tokens])
-            found.append(language_model.tokenizer.decode(ids[:tokens]))
+            found.append(tokenizer.encode(text[: 8 * tokens])[:tokens])
+    if not found:
+        raise UserError("this Python has no documentation to measure on", fix="use one with docstrings (no -OO)")
     return found
 
 
-def _bits_per_byte(language_model: Any, documents: list[str]) -> float:
+def _bits_per_byte(language_model: Any, documents: list[list[int]]) -> float:
     tokenizer = language_model.tokenizer
-    pairs = [([tokenizer.end_id], tokenizer.encode(text)) for text in documents]
+    pairs = [([tokenizer.end_id], ids) for ids in documents]
     nats = -sum(continuation_logprobs(language_model.model, pairs, batch_size=1))
-    return nats / math.log(2) / sum(len(text.encode()) for text in documents)
+    return nats / math.log(2) / sum(_bytes(tokenizer, ids) for ids in documents)
+
+
+def _bytes(tokenizer: Any, ids: list[int]) -> int:
+    return sum(len(tokenizer.token_bytes(id)) for id in ids)

@@ -8,7 +8,7 @@ from typing import Any
 from bedplate.errors import UserError
 from bedplate.generate.chat import ChatTemplate
 from bedplate.generate.complete import FIXES
-from bedplate.generate.engine import Engine, Request, Update
+from bedplate.generate.engine import Engine, Request
 from bedplate.generate.sample import Sampling
 
 
@@ -59,7 +59,11 @@ class Conversation:
         try:
             while self._engine.busy:
                 for update in self._engine.step():
-                    _check(update)
+                    if update.number != number:  # of an answer that nobody listens to any more
+                        continue
+                    if update.error:
+                        del self.turns[-2:]
+                        raise UserError(update.error, fix=FIXES[update.error])
                     self.tokens += 1
                     first = first or time.perf_counter()
                     self.seconds = time.perf_counter() - first
@@ -106,8 +110,3 @@ def _running_text(system: str, turns: Sequence[dict[str, str]]) -> str:
         else:
             lines[-1] += turn["content"]
     return "\n".join(lines)
-
-
-def _check(update: Update) -> None:
-    if update.error:
-        raise UserError(update.error, fix=FIXES[update.error])

@@ -95,6 +95,7 @@ class Engine:
             raise UserError(f"slots is {slots}", fix="give a number from 1 up")
         self.model, self.tokenizer = model, tokenizer
         self._modules = list(model.modules())
+        self._capacity = model.config.context_length if capacity is None else capacity
         self._state = model.new_state(slots, capacity=capacity)
         self._running: dict[int, _Sequence] = {}  # by slot
         self._prompts: list[list[int]] = [[] for _ in range(slots)]  # read into each slot, kept when it is free again
@@ -121,7 +122,10 @@ class Engine:
         """Take a request; returns its number. Raises UserError when its prompt does not fit the model."""
         keep = self.model.config.context_length - request.max_new_tokens
         prompt = fit(self.model, request.prompt, keep=keep, truncate=request.truncate)
-        room = self.model.config.context_length - len(prompt)
+        room = min(self.model.config.context_length, self._capacity) - len(prompt)
+        if room < 1:
+            cause = f"the prompt has {len(prompt)} tokens, the engine holds {self._capacity} a sequence"
+            raise UserError(cause, fix="shorten it, or give the engine a larger capacity")
         writer = Writer(self.tokenizer, TextStream(request.stop), request.max_new_tokens, room)
         generator = torch.Generator().manual_seed(request.seed)
         self._numbers += 1
@@ -202,7 +206,8 @@ class Engine:
     def _draw(self, slots: list[int], features: Tensor) -> list[Update]:
         logits = self.model.logits(features)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        normalizers = logits.logsumexp(dim=-1)
+        # Row by row: torch may share a single row out to threads, and then sums it in another order.
+        normalizers = torch.cat([row.logsumexp(dim=-1) for row in logits.split(1)])
         sequences = [self._running[slot] for slot in slots]
         sound = normalizers.isfinite().tolist()
         chosen = torch.tensor(self._choose(logits[:, : self.tokenizer.vocab_size], sequences, sound))

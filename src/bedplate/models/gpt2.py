@@ -74,7 +74,7 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch length dim"], *, bias: Bias, state: KVCache | None
     ) -> Float[Tensor, "batch length dim"]:
-        if state is not None and x.shape[1] == 1 and not self.training and inferring(x):
+        if state is not None and x.shape[1] == 1 and bias is CAUSAL and inferring(x):
             kernel = kernels()
             output = kernel.one_token.one_token(self, x, state) if kernel else None
             if output is not None:

@@ -120,7 +120,7 @@ class KVCache:
         lengths = self.lengths
         if key.shape[2] == 1 and not isinstance(bias, Tensor) and inferring(query) and max(lengths) < self.capacity:
             kernel = kernels()
-            if kernel is not None and kernel.attend_one.fits(query, self.keys):
+            if kernel is not None and kernel.attend_one.fits(query, key, value, self.keys, self.rows):
                 scale = query.shape[-1] ** -0.5 if scale is None else scale
                 held = {"keys": self.keys, "values": self.values, "rows": self.rows, "lengths": lengths}
                 mixed = kernel.attend_one.attend_one(query, key, value, scale=scale, **held)

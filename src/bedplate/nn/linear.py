@@ -18,6 +18,8 @@ ONEDNN: tuple[torch.dtype, ...] = ()  # what it computes with on this machine
 if torch.backends.mkldnn.is_available():
     ONEDNN = (torch.float32, *([torch.bfloat16] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else []))
 
+PLAIN = {torch.float32: None, torch.bfloat16: None}  # numbers that the kernels read, without scales
+SCALES = {torch.bfloat16: None, torch.int8: torch.float32, torch.uint8: torch.bfloat16}  # of quantized ones
 Weight = Tensor | Quantized
 Matrix = tuple[Tensor, Tensor | None, Tensor | None]
 
@@ -49,6 +51,10 @@ def quantize(model: nn.Module, kind: str) -> None:
     read_twice = id(getattr(model, "output_weight", None))
     layers = [path for path, module in model.named_modules() if isinstance(module, nn.Linear | nn.Embedding)]
     for path in layers:
+        each: Any = model.get_submodule(path)
+        if isinstance(each, nn.Linear) or id(each.weight) == read_twice:
+            Quantized.check(each.weight, kind)  # all of them, before one is changed
+    for path in layers:
         above, _, name = path.rpartition(".")
         parent = model.get_submodule(above)
         child = getattr(parent, name)
@@ -78,7 +84,8 @@ def together(x: Float[Tensor, "*batch in_features"], *layers: nn.Module) -> list
     """What each of several linear layers gives for x: in one pass where that is faster."""
     if inferring(x) and few_rows(x) and all(_ours(layer) for layer in layers):
         pairs: list[Any] = [(layer.weight, layer.bias) for layer in layers]
-        if all(stored_matrix(*pair) is not None for pair in pairs):
+        matrices = [stored_matrix(*pair) for pair in pairs]
+        if None not in matrices and len({_form(each) for each in matrices}) == 1:
             return _products(x, pairs)
     return [layer(x) for layer in layers]
 
@@ -97,6 +104,10 @@ def inferring(x: Tensor) -> bool:
         and x.is_cpu
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._len_torch_function_stack()
+        and not torch.nn.modules.module._global_forward_hooks
     )
 
 
@@ -119,15 +130,34 @@ def kernels() -> Any:
 
 def _ours(layer: nn.Module) -> bool:
     """Whether the layer is nothing but its weight: not wrapped, and nobody watches it."""
-    return type(layer) in (Linear, QuantizedLinear) and not (layer._forward_hooks or layer._forward_pre_hooks)
+    return type(layer) in (Linear, QuantizedLinear) and not watched(layer)
+
+
+def watched(module: nn.Module) -> bool:
+    """Whether calling the module does more than, or other than, its class says."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
+
+
+def _form(matrix: Any) -> tuple[Any, Any]:
+    codes, _, bias = matrix
+    return codes.dtype, None if bias is None else bias.dtype
 
 
 def stored_matrix(weight: Weight, bias: Tensor | None) -> Matrix | None:
     """As it is stored: numbers or codes, scales, bias. None when the kernels cannot read it."""
     if isinstance(weight, Quantized):
-        return weight.codes, weight.scales, bias
-    ordinary = type(weight) in (nn.Parameter, Tensor) and weight.stride(1) == 1
-    return (weight, None, bias) if ordinary and weight.dtype in (torch.float32, torch.bfloat16) else None
+        codes, scales, kinds = weight.codes, weight.scales, SCALES
+    else:
+        codes, scales, kinds = weight, None, PLAIN
+    readable = (
+        type(codes) in (nn.Parameter, Tensor)
+        and codes.is_cpu
+        and codes.stride(1) == 1
+        and codes.dtype in kinds
+        and (scales is None or (scales.dtype == kinds[codes.dtype] and scales.is_contiguous()))
+        and (bias is None or (bias.dtype in PLAIN and bias.is_contiguous() and bias.is_cpu and len(bias) == len(codes)))
+    )
+    return (codes, scales, bias) if readable else None
 
 
 def _products(x: Tensor, pairs: Sequence[tuple[Weight, Tensor | None]]) -> list[Tensor]:

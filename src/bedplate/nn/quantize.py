@@ -33,15 +33,22 @@ class Quantized(nn.Module):
     @torch.no_grad()
     def of(cls, weight: Float[Tensor, "out dim"], kind: str) -> "Quantized":
         """The nearest that `kind` has. Raises UserError for an unknown kind or a shape that it cannot hold."""
+        cls.check(weight, kind)
+        make = {"bf16": _bf16, "int8": _int8, "int4": _int4}[kind]
+        pieces = [make(piece.float()) for piece in weight.detach().split(ROWS)]
+        codes, scales = (list(each) for each in zip(*pieces, strict=True))
+        return cls(torch.cat(codes), None if scales[0] is None else torch.cat(scales))
+
+    @staticmethod
+    def check(weight: Float[Tensor, "out dim"], kind: str) -> None:
+        """Raises UserError for an unknown kind, and for what it cannot hold."""
         if kind not in KINDS:
             raise UserError(f"there is no {kind!r} form of weights", fix=nearest(kind, KINDS))
         if kind == "int4" and weight.shape[1] % GROUP:
             cause = f"int4 weights come in groups of {GROUP}, a matrix has {weight.shape[1]} inputs"
             raise UserError(cause, fix="choose int8")
-        make = {"bf16": _bf16, "int8": _int8, "int4": _int4}[kind]
-        pieces = [make(piece.float()) for piece in weight.detach().split(ROWS)]
-        codes, scales = (list(each) for each in zip(*pieces, strict=True))
-        return cls(torch.cat(codes), None if scales[0] is None else torch.cat(scales))
+        if not torch.isfinite(weight).all():
+            raise UserError("a matrix holds numbers that are not finite", fix="check the weights of the model")
 
     @property
     def shape(self) -> torch.Size:

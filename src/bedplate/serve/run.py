@@ -89,6 +89,7 @@ def serve(service: Service, listener: socket.socket, *, drain_seconds: float) ->
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=2,
+        timeout_keep_alive=75,  # short ones end under the next request of a client that keeps its connection
         h11_max_incomplete_event_size=2**16,
     )
     try:

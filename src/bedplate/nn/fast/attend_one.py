@@ -10,7 +10,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from bedplate.nn.fast.compiled import alone, called, inline, kernel
+from bedplate.nn.fast.compiled import called, inline, kernel, run
 from bedplate.nn.fast.lanes import LANES, add, exponential, load, load_number, multiply_add, spread, store, total, zeros
 
 FLOAT32 = np.float32(0)  # what lies in memory
@@ -104,9 +104,18 @@ def _attend(addresses, strides, rows, lengths, scores, heads, kv_heads, capacity
         )
 
 
-def fits(query: Tensor, keys: Tensor) -> bool:
-    """Whether the kernel can attend: float32 heads of a multiple of sixteen numbers."""
-    return query.dtype == keys.dtype == torch.float32 and query.shape[-1] % LANES == 0
+def fits(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, rows: Sequence[int]) -> bool:
+    """Whether the kernel can attend: one new token each, float32 heads of a multiple of sixteen numbers."""
+    batch, heads, new, dim = query.shape
+    return (
+        {each.dtype for each in (query, key, value, keys)} == {torch.float32}
+        and key.shape == value.shape == (len(rows), keys.shape[1], 1, keys.shape[3])
+        and (batch, new, dim) == (len(rows), 1, keys.shape[3])
+        and heads % keys.shape[1] == 0
+        and dim % LANES == 0
+        and keys.is_cpu
+        and keys.is_contiguous()
+    )
 
 
 def attend_one(
@@ -118,16 +127,16 @@ def attend_one(
     """
     batch, heads, _, dim = query.shape
     kv_heads, capacity = keys.shape[1], keys.shape[2]
-    output = torch.empty(batch, 1, heads, dim)
+    output = torch.empty(batch, 1, heads, dim, dtype=torch.float32, device="cpu")
     new = [each if each.stride(-1) == 1 else each.contiguous() for each in (query, key, value)]
     addresses = tuple(each.data_ptr() for each in (*new, keys, values, output))
     strides = np.array([stride * 4 for each in new for stride in each.stride()[:2]])
     scores = scratch(batch * kv_heads, max(lengths) + 1)
-    with alone:
-        _attend(
-            addresses, strides, np.array(rows), np.array(lengths), scores, heads, kv_heads, capacity, dim,
-            np.float32(scale),
-        )  # fmt: skip
+    run(
+        _attend, None,
+        addresses, strides, np.array(rows), np.array(lengths), scores, heads, kv_heads, capacity, dim,
+        np.float32(scale),
+    )  # fmt: skip
     return output.transpose(1, 2)
 
 

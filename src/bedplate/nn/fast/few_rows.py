@@ -2,7 +2,8 @@
 
 What a row gives does not depend on the other rows, not even in its last bit. On two cores of an AMD EPYC (GPT-2 124M)
 these kernels read float32 and bfloat16 weights at 44 to 56 GB/s, int8 at 37 to 61 and int4 at 30 to 41, where torch's
-`F.linear` reads float32 at 14 and oneDNN's packed kernel at 29 to 47. Thirty-two rows take four to five times as long as one.
+`F.linear` reads float32 at 14 and oneDNN's packed kernel at 29 to 47. Thirty-two rows take four to five times as long
+as one.
 """
 
 import functools
@@ -13,7 +14,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from bedplate.nn.fast.compiled import alone, called, inline, kernel
+from bedplate.nn.fast.compiled import called, inline, kernel, run
 from bedplate.nn.fast.lanes import LANES, add, load, load_number, multiply_add, spread, store, total, zeros
 
 GROUP = 32  # int4 weights that share a scale
@@ -166,16 +167,17 @@ def multiply(x: Tensor, matrices: Sequence[Matrix]) -> Tensor:
     codes, _, bias = matrices[0]
     flat = x.float().contiguous()
     outputs = sum(codes.shape[0] for codes, _, _ in matrices)
-    y = torch.empty(*x.shape[:-1], outputs)
+    y = torch.empty(*x.shape[:-1], outputs, dtype=torch.float32, device="cpu")
     rows, inputs = flat.numel() // x.shape[-1], x.shape[-1]
     if any(inputs_of(each) != inputs for each, _, _ in matrices):  # the kernel would read what is not there
         raise ValueError(f"x has {inputs} numbers a row, the weight {inputs_of(codes)}")
     kind, bias_kind = KINDS[codes.dtype], KINDS[torch.float32 if bias is None else bias.dtype]
     grouped = 1 if codes.dtype == torch.uint8 else None
     table = table_of(tuple(map(line_of, matrices)))
-    offsets = torch.empty(flat.numel() // 2 if grouped else 0)
-    with alone:
-        _product(flat.data_ptr(), offsets.data_ptr(), y.data_ptr(), rows, inputs, table, kind, bias_kind, grouped)
+    offsets = torch.empty(flat.numel() // 2 if grouped else 0, dtype=torch.float32, device="cpu")
+    form = codes.dtype, None if bias is None else bias.dtype
+    addresses = flat.data_ptr(), offsets.data_ptr(), y.data_ptr()
+    run(_product, form, *addresses, rows, inputs, table, kind, bias_kind, grouped)
     return y
 
 

@@ -9,27 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from numba import prange
-from torch import Tensor, nn
+from torch import Tensor
 
-from bedplate.nn.attention import Attention
 from bedplate.nn.fast.attend_one import attend_heads, scratch
-from bedplate.nn.fast.compiled import alone, inline, kernel
-from bedplate.nn.fast.few_rows import BLOCKS, KINDS, fits, inputs_of, line_of, offset_groups, outputs_of_block, table_of
-from bedplate.nn.fast.lanes import (
-    LANES,
-    add,
-    divide,
-    exponential,
-    load,
-    multiply_add,
-    spread,
-    store,
-    total,
-    zeros,
-)  # fmt: skip
-from bedplate.nn.linear import Linear, QuantizedLinear, stored_matrix
-from bedplate.nn.mlp import MLP, gelu_tanh
-from bedplate.nn.norm import LayerNorm
+from bedplate.nn.fast.compiled import inline, kernel, run
+from bedplate.nn.fast.few_rows import BLOCKS, offset_groups, outputs_of_block
+from bedplate.nn.fast.lanes import add, divide, exponential, load, multiply_add, spread, store, total, zeros
+from bedplate.nn.fast.prepared_block import Prepared, belongs
+from bedplate.nn.linear import watched
 
 FLOAT32 = np.float32(0)
 PIECES = 8  # in which the activation is shared out to threads
@@ -126,110 +113,23 @@ def _block(
     _add(x, normed, count * dim)
 
 
-class _Prepared:
-    """What the kernel must know of a block, and how to tell that it is still true."""
-
-    def __init__(self, block: Any) -> None:
-        attention, mlp, self._norms = block.attention, block.mlp, [block.attention_norm, block.mlp_norm]
-        self.modules = list(block.modules())
-        self._children = [(each._modules, *child) for each in self.modules for child in each._modules.items()]
-        self._layers: list[Any] = [attention.query, attention.key, attention.value, attention.out, mlp.up, mlp.down]
-        self._known = (
-            type(attention) is Attention
-            and type(mlp) is MLP
-            and mlp.activation is gelu_tanh
-            and all(type(layer) in (Linear, QuantizedLinear) for layer in self._layers)
-            and all(type(norm) is LayerNorm and norm.eps == block.mlp_norm.eps for norm in self._norms)
-        )
-        self._addresses: tuple[Any, ...] = ()
-        self.usable = False
-        if self._known:
-            dim, mlp_dim = mlp.down.weight.shape[0], mlp.up.weight.shape[0]
-            heads, kv_heads, head_dim = attention.num_heads, attention.num_kv_heads, attention.head_dim
-            self._sizes = [dim, mlp_dim, heads, kv_heads, head_dim]
-            self.room = (
-                dim
-                + heads * head_dim
-                + max((heads + 2 * kv_heads) * head_dim, mlp_dim)
-                + max(dim, heads * head_dim, mlp_dim) // 2
-            )
-            self.scale = np.float32(head_dim**-0.5 if attention.scale is None else attention.scale)
-            self._places = [place for module in self.modules for place in _places(module)]
-
-    def __deepcopy__(self, memo: object) -> None:
-        """A copy of a block is prepared anew."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(None), ()
-
-    def refresh(self) -> bool:
-        """Whether the block still consists of these modules; where its tensors lie is read anew if they have moved."""
-        if any(children[name] is not child for children, name, child in self._children):
-            return False
-        if self._known:
-            tensors = [held[name] for held, name in self._places]
-            addresses = tuple(tensor is not None and (tensor.data_ptr(), tensor.dtype) for tensor in tensors)
-            if addresses != self._addresses:
-                self._addresses = addresses
-                self._read()
-        return True
-
-    def takes(self, x: Tensor, state: Any) -> bool:
-        """Whether the block belongs to such an input and such a cache."""
-        dim, _, _, *heads = self._sizes
-        same = x.shape[-1] == dim and [state.keys.shape[1], state.keys.shape[3]] == heads
-        return same and x.dtype == state.keys.dtype == torch.float32
-
-    def _read(self) -> None:
-        matrices: list[Any] = [stored_matrix(layer.weight, layer.bias) for layer in self._layers]
-        dim, mlp_dim, heads, kv_heads, head_dim = self._sizes
-        wide, narrow = heads * head_dim, kv_heads * head_dim
-        shapes = [(wide, dim), (narrow, dim), (narrow, dim), (dim, wide), (mlp_dim, dim), (dim, mlp_dim)]
-        numbers = [each for norm in self._norms for each in (norm.weight, norm.bias)]
-        floats = [*numbers, *(layer.bias for layer in self._layers)]
-        sizes = [dim] * len(numbers) + [outputs for outputs, _ in shapes]
-        codes: Any = set() if None in matrices else {codes.dtype for codes, _, _ in matrices}
-        self.usable = (
-            len(codes) == 1
-            and [(len(each), inputs_of(each)) for each, _, _ in matrices] == shapes
-            and all(each is not None and each.dtype == torch.float32 for each in floats)
-            and [each.numel() for each in floats] == sizes
-            and all(fits(inputs, kind) for _, inputs in shapes for kind in codes)
-            and head_dim % LANES == 0
-        )
-        if not self.usable:
-            return
-        lines = [line_of(matrix) for matrix in matrices]
-        self.tables = [table_of(tuple(lines[:3])), *(table_of((line,)) for line in lines[3:])]
-        self.numbers = np.array([*(each.data_ptr() for each in numbers), *self._sizes])
-        (kind,) = codes
-        self.kind, self.grouped = KINDS[kind], 1 if kind == torch.uint8 else None
-        self.eps = np.float32(self._norms[0].eps)
-
-
-def _places(module: nn.Module) -> list[tuple[Any, str]]:
-    """Where the tensors of a module are found."""
-    return [(held, name) for held in (module._parameters, module._buffers) for name in held]
-
-
 def one_token(block: Any, x: Tensor, state: Any) -> Tensor | None:
     """What the block gives for x [batch 1 dim] after what the cache holds; None where the kernel cannot compute it."""
     prepared = block.__dict__.get("_prepared")
-    if prepared is None or not prepared.refresh():
-        prepared = block.__dict__["_prepared"] = _Prepared(block)
-        prepared.refresh()
-    lengths = state.lengths
-    watched = any(module._forward_hooks or module._forward_pre_hooks for module in prepared.modules)
-    if not prepared.usable or watched or not prepared.takes(x, state) or max(lengths) >= state.capacity:
+    if prepared is None or not prepared.current():
+        prepared = block.__dict__["_prepared"] = Prepared(block)
+    ready = None if any(each.training or watched(each) for each in prepared.modules) else prepared.ready()
+    if ready is None or not belongs(x, state, ready):
         return None
+    lengths = state.lengths
     output = x.clone(memory_format=torch.contiguous_format)
-    spare = torch.empty(len(x) * prepared.room)
+    spare = torch.empty(len(x) * ready.room, dtype=torch.float32, device="cpu")
     scores = scratch(len(x) * state.keys.shape[1], max(lengths) + 1)
-    with alone:
-        _block(
-            output.data_ptr(), spare.data_ptr(), prepared.numbers, prepared.eps, *prepared.tables, prepared.kind,
-            prepared.grouped, state.keys.data_ptr(), state.values.data_ptr(), state.capacity, np.array(state.rows),
-            np.array(lengths), scores, prepared.scale,
-        )  # fmt: skip
+    run(
+        _block, type(ready.kind),
+        output.data_ptr(), spare.data_ptr(), ready.numbers, ready.eps, *ready.tables, ready.kind, ready.grouped,
+        state.keys.data_ptr(), state.values.data_ptr(), state.capacity, np.array(state.rows), np.array(lengths),
+        scores, ready.scale,
+    )  # fmt: skip
     state.count(1)
     return output
