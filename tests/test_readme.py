@@ -36,15 +36,21 @@ def test_commands_of_the_table_exist(command: str) -> None:
 
 
 def test_measured_speeds_are_those_of_the_benchmark_files() -> None:
-    page = (ROOT / "docs" / "papers" / "gpt2.md").read_text(encoding="utf-8")
-    shown = re.findall(r"^\| .*\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", page.partition("## Speed")[2], re.MULTILINE)
+    page = (ROOT / "docs" / "papers" / "gpt2.md").read_text(encoding="utf-8").partition("## Speed")[2]
+    lines = [line for line in page.splitlines() if re.match(r"\| .* \| [\d.]", line)]
+    shown = [[cell.split()[0] for cell in line.split("|")[2:5] if cell.strip()] for line in lines]
     files = [json.loads((ROOT / "benchmarks" / f"{name}.json").read_text()) for name in ("train", "decode")]
     rows = [row for file in files for row in file["rows"]]
-    assert len(shown) == len(rows) == 6
+    assert len(shown) == len(rows) > 15
     for texts, row in zip(shown, rows, strict=True):
-        for text, value in zip(texts, (row["ours"], row["peer"], row["ratio"]), strict=True):
-            assert float(text) == round(value, len(text.partition(".")[2]))
-        assert ("memory" in row["name"]) or f"{row['ratio']:.2f} x faster" in README
+        measured = [row[key] for key in ("ours", "peer", "ratio") if row.get(key) is not None]
+        for text, value in zip(texts, measured, strict=True):
+            assert float(text) == pytest.approx(value, abs=0.51 * 10 ** -len(text.partition(".")[2]))
+    claimed = re.findall(r"([\d.]+) x(?: faster| as fast|,)", README)
+    ratios = [row["ratio"] for row in rows if row.get("ratio")]
+    assert len(claimed) > 4
+    for text in claimed:
+        assert any(f"{ratio:.{len(text.partition('.')[2])}f}" == text for ratio in ratios), text
 
 
 def test_no_number_is_pending_and_counts_are_true() -> None:

@@ -120,8 +120,7 @@ class Worker:
                 self._engine = self._new_engine()
                 reason = f"the engine failed ({type(error).__name__})"
                 updates = [Update(number=number, error=reason) for number in self._tickets]
-            for update in updates:
-                self._tell(update)
+            self._tell(updates)
 
     def _new_engine(self) -> Engine:
         return Engine(self.language_model.model, self.language_model.tokenizer, slots=self.slots)
@@ -141,12 +140,21 @@ class Worker:
         self._engine.cancel(ticket.number)
         self._tickets.pop(ticket.number, None)
 
-    def _tell(self, update: Update) -> None:
-        self.tokens += update.token is not None
-        ticket = self._tickets[update.number]
-        if update.generation or update.error:
-            del self._tickets[update.number]
-        ticket.loop.call_soon_threadsafe(self._deliver, ticket, update)
+    def _tell(self, updates: Sequence[Update]) -> None:
+        """What one step made reaches each event loop at once: choices of one reply then travel together."""
+        mail: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, Update]]] = {}
+        for update in updates:
+            ticket = self._tickets[update.number]
+            if update.generation or update.error:
+                del self._tickets[update.number]
+            mail.setdefault(ticket.loop, []).append((ticket, update))
+        self.tokens += sum(update.token is not None for update in updates)
+        for loop, letters in mail.items():
+            loop.call_soon_threadsafe(self._deliver_all, letters)
+
+    def _deliver_all(self, letters: Sequence[tuple[Ticket, Update]]) -> None:
+        for ticket, update in letters:
+            self._deliver(ticket, update)
 
     def _deliver(self, ticket: Ticket, update: Update) -> None:
         if ticket.ended:
