@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bedplate.nn.attention import Attention, KVCache, attend, attend_plain
+from bedplate.nn.attend import attend, attend_plain
+from bedplate.nn.attention import Attention, KVCache
 from bedplate.nn.position import CAUSAL
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bedplate.nn.fast.linear_cross_entropy import IGNORE, ROWS, linear_cross_entropy, linear_cross_entropy_plain
-from bedplate.nn.mlp import MLP, gelu_tanh
+from bedplate.nn.mlp import MLP, GatedMLP, gelu_tanh
 from bedplate.nn.position import restarting_positions, rotary, rotate, within_documents
 
 
@@ -89,3 +89,10 @@ def test_linear_cross_entropy_in_bfloat16_is_near() -> None:
     assert loss.dtype == torch.float32 and gradient.dtype == torch.float32
     assert (loss - exact).abs() / exact < 0.01  # bfloat16 keeps 8 bits
     assert (gradient - expected).norm() / expected.norm() < 0.02
+
+
+def test_gated_mlp_is_its_formula() -> None:
+    mlp, x = GatedMLP(4, 9, activation=torch.nn.functional.silu).double(), torch.randn(2, 3, 4, dtype=torch.float64)
+    gate, up = (x @ layer.weight.T + layer.bias for layer in (mlp.gate, mlp.up))
+    inner = gate / (1 + torch.exp(-gate)) * up
+    torch.testing.assert_close(mlp(x), inner @ mlp.down.weight.T + mlp.down.bias, rtol=0, atol=1e-12)

@@ -27,7 +27,7 @@ def test_the_loss_and_every_gradient(changes: dict[str, Any], tmp_path: Path, dt
     expected = cross_entropy(reference(ids[:, :-1]).logits.flatten(0, 1), ids[:, 1:].flatten())
     expected.backward()
     assert_close((loss.total / loss.count).detach(), expected.detach(), bound=bound, name="loss")
-    found = HF.to_theirs({name: parameter.grad for name, parameter in ours.named_parameters()})
+    found = HF.to_theirs({name: parameter.grad for name, parameter in ours.named_parameters()}, ours.config)
     theirs = {name: parameter.grad for name, parameter in reference.named_parameters()}
     assert found.keys() == theirs.keys()
     for name, gradient in theirs.items():

@@ -20,7 +20,8 @@ def test_their_shards_open_here(tmp_path: Path, size: str, tied: bool) -> None:
     reference = reference_model(tie_word_embeddings=tied)
     reference.save_pretrained(tmp_path, max_shard_size=size)
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    back = HF.to_theirs(dict(from_pretrained(tmp_path).state_dict()))
+    ours = from_pretrained(tmp_path)
+    back = HF.to_theirs(dict(ours.state_dict()), ours.config)
     assert back.keys() == reference.state_dict().keys() - ({"lm_head.weight"} if tied else set())
     assert all(torch.equal(value, reference.state_dict()[name]) for name, value in back.items())
 

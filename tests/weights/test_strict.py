@@ -144,7 +144,7 @@ def test_every_tensor_of_ours_has_one_line_in_the_table() -> None:
     for tied in (True, False):
         config = Config(vocab_size=30, context_length=8, dim=8, num_layers=2, num_heads=2, tied=tied)
         ours = GPT2(config).state_dict()
-        theirs = HF.to_theirs(dict(ours))
-        back = HF.to_ours(dict(theirs))
+        theirs = HF.to_theirs(dict(ours), config)
+        back = HF.to_ours(dict(theirs), config)
         assert back.keys() == ours.keys()
         assert all(torch.equal(back[name], value) for name, value in ours.items())

@@ -12,28 +12,42 @@ from bedplate.files import read_json_object
 from bedplate.weights.checkpoint import Checkpoint
 from bedplate.weights.gguf import write_gguf
 
-MODEL_TYPES = {  # model_type in config.json -> module with its checkpoint table, `HF`
+MODEL_TYPES = {  # model_type in config.json -> module with its checkpoint tables, `HF`: one, or one for each head
     "gpt2": "bedplate.models.gpt2",
 }
 
 
-def checkpoint_table(model_type: str) -> Checkpoint:
-    """The table of a Hugging Face model type."""
+def checkpoint_tables(model_type: str) -> tuple[Checkpoint, ...]:
+    """The tables of a Hugging Face model type, the usual one first."""
     if model_type not in MODEL_TYPES:
         raise UserError(f"model type {model_type!r} is not supported", fix=nearest(model_type, MODEL_TYPES))
-    return importlib.import_module(MODEL_TYPES[model_type]).HF
+    tables = importlib.import_module(MODEL_TYPES[model_type]).HF
+    tables = tables if isinstance(tables, tuple) else (tables,)
+    return tuple(table for table in tables if table.model_type == model_type)
+
+
+def checkpoint_table(model_type: str, architectures: Any = None) -> Checkpoint:
+    """The table that reads a folder whose config.json names these."""
+    tables = checkpoint_tables(model_type)
+    named = architectures if isinstance(architectures, list) else []
+    return next((table for table in tables if table.architecture in named), tables[0])
+
+
+def _all_tables() -> list[Checkpoint]:
+    return [table for model_type in MODEL_TYPES for table in checkpoint_tables(model_type)]
 
 
 def table_of(model: nn.Module) -> Checkpoint:
-    """The table that saves this model."""
-    tables = [checkpoint_table(model_type) for model_type in MODEL_TYPES]
-    return next(table for table in tables if isinstance(model, table.model))
+    """The table that saves this model: the one of its nearest class, for a class may be a special case of another."""
+    fitting = [table for table in _all_tables() if isinstance(model, table.model)]
+    return max(fitting, key=lambda table: len(table.model.__mro__))
 
 
 def from_pretrained(folder: Path, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False) -> nn.Module:
     """The model in a folder in Hugging Face layout, in evaluation mode."""
-    model_type = read_json_object(folder / "config.json").get("model_type", "")
-    return checkpoint_table(str(model_type)).load(folder, dtype=dtype, allow_pickle=allow_pickle)
+    config = read_json_object(folder / "config.json")
+    table = checkpoint_table(str(config.get("model_type", "")), config.get("architectures"))
+    return table.load(folder, dtype=dtype, allow_pickle=allow_pickle)
 
 
 def save_pretrained(model: nn.Module, folder: Path, *, end_id: int | None = None) -> None:
@@ -45,17 +59,18 @@ def save_pretrained(model: nn.Module, folder: Path, *, end_id: int | None = None
 def save_gguf(model: Any, tokenizer: Any, path: Path, *, name: str, encoding: str) -> None:
     """One GGUF file for llama.cpp; `encoding` is one of `weights.gguf.ENCODINGS`."""
     table = table_of(model)
-    tensors = table.to_theirs({key: tensor.detach() for key, tensor in model.state_dict().items()})
+    tensors = {key: tensor.detach() for key, tensor in model.state_dict().items()}
+    tensors = table.to_theirs(tensors, model.config)
     write_gguf(path, tensors, table.config_to(model.config), tokenizer, name=name, encoding=encoding)
 
 
 def build(config: object) -> nn.Module:
     """A newly initialized model of the architecture that this configuration belongs to."""
-    tables = [checkpoint_table(model_type) for model_type in MODEL_TYPES]
-    return next(table.model(config) for table in tables if isinstance(config, table.config))
+    fitting = [table for table in _all_tables() if isinstance(config, table.config)]
+    return max(fitting, key=lambda table: len(table.config.__mro__)).model(config)
 
 
 def published_sizes() -> dict[str, object]:
     """The configurations that papers published, by name."""
-    modules = [importlib.import_module(path) for path in MODEL_TYPES.values()]
+    modules = [importlib.import_module(path) for path in dict.fromkeys(MODEL_TYPES.values())]
     return {name: config for module in modules for name, config in module.SIZES.items()}

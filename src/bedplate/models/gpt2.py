@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bedplate.errors import UserError, nearest
-from bedplate.nn.attention import Attention, Bias, KVCache
+from bedplate.nn.attend import Bias
+from bedplate.nn.attention import Attention, KVCache
 from bedplate.nn.linear import Linear, Weight, inferring, kernels, project
 from bedplate.nn.mlp import ACTIVATIONS, MLP
 from bedplate.nn.norm import LayerNorm

@@ -1,59 +1,17 @@
-"""Multi-head attention (Vaswani et al. 2017, section 3.2), its kernels and its cache."""
+"""Multi-head attention (Vaswani et al. 2017, section 3.2) and its cache."""
 
 import copy
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from bedplate.nn.attend import Bias, Heads, attend
 from bedplate.nn.linear import Linear, inferring, kernels, together
-from bedplate.nn.position import Causal, rotate
+from bedplate.nn.position import CAUSAL, Alibi, Causal, rotate
 
-Heads = Float[Tensor, "batch heads query head_dim"]
-KeyHeads = Float[Tensor, "batch kv_heads key head_dim"]
 NewHeads = Float[Tensor, "batch kv_heads new head_dim"]
-# A bias is added to the scores when it is floating point, and says "may look" when it is boolean.
-Bias = Causal | Bool[Tensor, "#batch #heads query key"] | Float[Tensor, "#batch #heads query key"] | None
-
-
-def attend(
-    query: Heads, key: KeyHeads, value: KeyHeads, *, bias: Bias = None, scale: float | None = None, dropout: float = 0.0
-) -> Heads:
-    """softmax(query key^T * scale + bias) value by the fastest kernel that these inputs allow.
-
-    `scale` defaults to head_dim ** -0.5. Fewer key heads than query heads are shared by equal groups of query heads.
-    A `Causal` bias never becomes a matrix unless the queries are a proper part of the keys.
-    """
-    causal = isinstance(bias, Causal) and query.shape[2] > 1
-    if isinstance(bias, Causal):
-        partial = causal and query.shape[2] != key.shape[2]
-        bias = bias.dense(query.shape[2], key.shape[2], query.device) if partial else None
-    return F.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=bias,
-        is_causal=causal and bias is None,
-        scale=scale,
-        dropout_p=dropout,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-
-
-def attend_plain(
-    query: Heads, key: KeyHeads, value: KeyHeads, *, bias: Bias = None, scale: float | None = None
-) -> Heads:
-    """The formula as the paper writes it (eq. 1): the twin that `attend` is tested against."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
-    if isinstance(bias, Causal):
-        bias = bias.dense(query.shape[2], key.shape[2], query.device)
-    if bias is not None:
-        scores = scores.masked_fill(~bias, -torch.inf) if bias.dtype == torch.bool else scores + bias
-    return scores.softmax(dim=-1) @ value
 
 
 class KVCache:
@@ -118,7 +76,8 @@ class KVCache:
     ) -> Heads:
         """Append, then attend to everything held. A dense `bias` covers the keys of the longest sequence."""
         lengths = self.lengths
-        if key.shape[2] == 1 and not isinstance(bias, Tensor) and inferring(query) and max(lengths) < self.capacity:
+        full = bias is None or bias == CAUSAL
+        if key.shape[2] == 1 and full and inferring(query) and max(lengths) < self.capacity:
             kernel = kernels()
             if kernel is not None and kernel.attend_one.fits(query, key, value, self.keys, self.rows):
                 scale = query.shape[-1] ** -0.5 if scale is None else scale
@@ -169,7 +128,7 @@ class KVCache:
         return slice(first, first + count) if same else None
 
 
-def _of_sequence(bias: Bias, place: int, keys: int) -> Tensor | Causal | None:
+def _of_sequence(bias: Bias, place: int, keys: int) -> Tensor | Causal | Alibi | None:
     if not isinstance(bias, Tensor):
         return bias
     return bias[place if len(bias) > 1 else 0, None, :, :, :keys]

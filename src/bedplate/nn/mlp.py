@@ -1,4 +1,4 @@
-"""The position-wise feed-forward network (Vaswani et al. 2017, section 3.3) and the activations it takes."""
+"""Position-wise feed-forward networks (Vaswani et al. 2017, section 3.3; gated: Shazeer 2020) and their activations."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bedplate.nn.linear import Linear
+from bedplate.nn.linear import Linear, together
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -27,11 +27,32 @@ ACTIVATIONS: dict[str, Activation] = {
 class MLP(nn.Module):
     """down(activation(up(x)))."""
 
-    def __init__(self, dim: int, mlp_dim: int, *, activation: Activation, bias: bool = True) -> None:
+    def __init__(
+        self, dim: int, mlp_dim: int, *, activation: Activation, bias: bool = True, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.activation = activation
         self.up = Linear(dim, mlp_dim, bias=bias)
         self.down = Linear(mlp_dim, dim, bias=bias)
+        self.dropout = nn.Dropout(dropout)  # of the inner activations
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        return self.down(self.activation(self.up(x)))
+        return self.down(self.dropout(self.activation(self.up(x))))
+
+
+class GatedMLP(nn.Module):
+    """down(activation(gate(x)) * up(x)): SwiGLU with silu, GEGLU with gelu (Shazeer 2020, arXiv 2002.05202, eq. 6)."""
+
+    def __init__(
+        self, dim: int, mlp_dim: int, *, activation: Activation, bias: bool = True, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.gate = Linear(dim, mlp_dim, bias=bias)
+        self.up = Linear(dim, mlp_dim, bias=bias)
+        self.down = Linear(mlp_dim, dim, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        gate, up = together(x, self.gate, self.up)
+        return self.down(self.dropout(self.activation(gate) * up))

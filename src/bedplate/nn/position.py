@@ -11,15 +11,60 @@ from torch import Tensor
 class Causal:
     """The bias "each query sees the keys up to itself", kept symbolic so that attention can take its fused path.
 
-    Queries are the last positions of the keys: query i of n sees the first `keys - n + i + 1` keys.
+    Queries are the last positions of the keys: query i of n sees the first `keys - n + i + 1` keys. With a `window`
+    (Child et al. 2019, arXiv 1904.10509) it sees only the last `window` of these, itself among them.
     """
+
+    window: int | None = None
 
     def dense(self, query: int, key: int, device: torch.device) -> Bool[Tensor, "query key"]:
         """The same bias written out: True where a query may look."""
-        return torch.ones(query, key, dtype=torch.bool, device=device).tril(key - query)
+        seen = torch.ones(query, key, dtype=torch.bool, device=device).tril(key - query)
+        return seen if self.window is None else seen.triu(key - query - self.window + 1)
 
 
 CAUSAL = Causal()
+
+
+@dataclass(frozen=True, eq=False)
+class Alibi:
+    """Causal, and a score falls with the distance to the key by each head's slope: attention with linear biases (Press,
+    Smith and Lewis 2022, arXiv 2108.12409, section 3). Kept symbolic, as `Causal` is.
+    """
+
+    slopes: Float[Tensor, " heads"]
+
+    def dense(self, query: int, key: int, device: torch.device) -> Float[Tensor, "1 heads query key"]:
+        """The same bias written out: slope * (key position - query position), -inf for later keys."""
+        places = torch.arange(key, device=device, dtype=self.slopes.dtype)
+        distances = places - places[key - query :, None]
+        bias = self.slopes.to(device)[:, None, None] * distances
+        return bias.masked_fill(~CAUSAL.dense(query, key, device), -torch.inf)[None]
+
+    def factors(
+        self, keys: int, *, scale: float, like: Tensor
+    ) -> tuple[Float[Tensor, "heads n"], Float[Tensor, "keys n"]]:
+        """Factors whose products, scaled, are slope * (key position - last position). Half precision holds neither a
+        slope nor a position beyond 256 in one number, so there both come in two parts.
+        """
+        places = torch.arange(1 - keys, 1, device=like.device)
+        slopes = self.slopes.to(like.device) / scale
+        if like.dtype in (torch.float32, torch.float64):
+            return slopes[:, None].to(like.dtype), places[:, None].to(like.dtype)
+        large = slopes.to(like.dtype).to(slopes.dtype)
+        small = slopes - large
+        parts = torch.stack((places // 256, places % 256), dim=1).repeat(1, 2)
+        return torch.stack((large * 256, large, small * 256, small), dim=1).to(like.dtype), parts.to(like.dtype)
+
+
+def alibi_slopes(num_heads: int) -> Float[Tensor, " heads"]:
+    """2^(-8 h / n) for head h of n, a power of two; for other numbers the slopes of the next smaller power of two, then
+    every other one of twice that power, as the released code has them. In float64.
+    """
+    power = 2 ** (num_heads.bit_length() - 1)
+    first = 2.0 ** (-8 * torch.arange(1, power + 1, dtype=torch.float64) / power)
+    between = 2.0 ** (-4 * torch.arange(1, 2 * power + 1, 2, dtype=torch.float64) / power)
+    return torch.cat((first, between[: num_heads - power]))
 
 
 def within_documents(documents: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch 1 length length"]:

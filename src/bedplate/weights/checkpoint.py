@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from bedplate.weights.files import (
     read_pickle,
     write_tensors,
 )
-from bedplate.weights.rules import Drop, Rule, expand
+from bedplate.weights.rules import Drop, Rule, SplitPerHead, expand
 
 # Keys of config.json that describe the file, the tokenizer or a run, and change nothing in what a model computes.
 DESCRIPTIVE = (
@@ -84,13 +84,14 @@ class Checkpoint:
     require: Mapping[str, Any] = field(default_factory=dict)
     ignore: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)  # may be in a file as a copy of the second name
+    aliases: Mapping[str, str] = field(default_factory=dict)  # endings of names in old files, and today's
 
     def load(self, folder: Path, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False) -> nn.Module:
         """The model in a folder, in evaluation mode. Every mismatch of name, shape or type is a UserError."""
         config = self.config_from(read_json_object(folder / "config.json"), source=folder / "config.json")
         with torch.device("meta"):
             model = self.model(config)
-        expected = self.to_theirs(dict(model.state_dict()))
+        expected = self.to_theirs(dict(model.state_dict()), config)
         theirs: MutableMapping[str, Tensor]
         safe = (folder / WHOLE).exists() or (folder / INDEX).exists()
         if allow_pickle and not safe and (folder / PICKLES[0]).exists():
@@ -106,32 +107,40 @@ class Checkpoint:
             names = self._check(found, expected, folder)
             theirs = TensorsOnDemand({full: (name, found[name]) for name, full in names.items()}, dtype=dtype)
         self._untie(theirs, expected, folder)
-        model.load_state_dict(self.to_ours(theirs), assign=True)
+        model.load_state_dict(self.to_ours(theirs, config), assign=True)
         return model.eval().requires_grad_(True)
 
     def save(self, model: nn.Module, folder: Path, *, extra: Mapping[str, Any] | None = None) -> None:
         """Write config.json (with the `extra` keys) and safetensors that the reference library opens."""
-        tensors = self.to_theirs({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
+        tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+        tensors = self.to_theirs(tensors, model.config)
         dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
         write_tensors(tensors, folder)
         write_json(folder / "config.json", self.config_to(model.config) | {"dtype": dtype} | dict(extra or {}))
 
-    def to_ours(self, theirs: MutableMapping[str, Tensor]) -> dict[str, Tensor]:
+    def to_ours(self, theirs: MutableMapping[str, Tensor], config: Any) -> dict[str, Tensor]:
         """Apply every rule's `load`, which takes tensors out of `theirs`, so that no two copies of a model are held."""
         ours: dict[str, Tensor] = {}
-        for rule in self.weights:
+        for rule in self._rules(config):
             for name, tensor in rule.load(theirs):
                 ours[name] = tensor.contiguous()
                 give_back()
         return ours
 
-    def to_theirs(self, ours: dict[str, Tensor]) -> dict[str, Tensor]:
+    def to_theirs(self, ours: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
         """Apply every rule's `save`; a tensor of ours that no rule covers is a mistake in the table."""
         rest = dict(ours)
-        theirs = {name: tensor.contiguous() for rule in self.weights for name, tensor in rule.save(rest)}
+        theirs = {name: tensor.contiguous() for rule in self._rules(config) for name, tensor in rule.save(rest)}
         if rest:
             raise ValueError(f"no rule of the {self.model_type} table covers {sorted(rest)}")
         return theirs
+
+    def _rules(self, config: Any) -> list[Rule]:
+        """The rules, those that split by head knowing how many there are."""
+        return [
+            replace(rule, number=getattr(config, rule.heads)) if isinstance(rule, SplitPerHead) else rule
+            for rule in self.weights
+        ]
 
     def config_from(self, values: Mapping[str, Any], *, source: Path | str = "config.json") -> Any:
         """Our configuration from the content of config.json; unknown keys and unsupported switches are errors."""
@@ -182,6 +191,8 @@ class Checkpoint:
         return names
 
     def _full_name(self, name: str) -> str:
+        old = next((ending for ending in self.aliases if name.endswith(ending)), "")
+        name = name.removesuffix(old) + self.aliases.get(old, "")
         outside = {part for rule in self.weights for part in expand(rule.theirs) if not part.startswith(self.prefix)}
         return name if name.startswith(self.prefix) or name in outside else self.prefix + name
 

@@ -69,6 +69,30 @@ class Split:
 
 
 @dataclass(frozen=True)
+class SplitPerHead:
+    """One of theirs holds several of ours, which take turns for each head: rows (heads, parts, head_dim)."""
+
+    theirs: str
+    ours: str
+    heads: str  # the field of the configuration that counts them
+    number: int = 0  # of heads, once a configuration is known
+
+    def load(self, tensors: Taken) -> Named:
+        names = expand(self.ours)
+        for name, number in _matches(tensors, self.theirs):
+            rows = tensors.pop(name).unflatten(0, (self.number, len(names), -1))
+            for place, part_name in enumerate(names):
+                yield _fill(part_name, number), rows[:, place].flatten(0, 1)
+
+    def save(self, tensors: Taken) -> Named:
+        first, *rest = expand(self.ours)
+        for name, number in _matches(tensors, first):
+            parts = [tensors.pop(name), *(tensors.pop(_fill(part, number)) for part in rest)]
+            rows = torch.stack([part.unflatten(0, (self.number, -1)) for part in parts], dim=1)
+            yield _fill(self.theirs, number), rows.flatten(0, 2)
+
+
+@dataclass(frozen=True)
 class Transpose:
     """Theirs is stored (in, out), as by TensorFlow and transformers' Conv1D; ours is (out, in)."""
 
