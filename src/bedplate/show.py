@@ -12,7 +12,6 @@ from bedplate.errors import UserError
 from bedplate.language_model import load
 from bedplate.models import build, published_sizes
 from bedplate.nn.fast.linear_cross_entropy import IGNORE
-from bedplate.recipes.prepare import prepare
 from bedplate.recipes.recipe import Recipe
 
 
@@ -41,7 +40,7 @@ def _model(target: str) -> nn.Module:
 
 def describe_batch(recipe: Recipe, *, step: int, row: int) -> tuple[list[dict[str, Any]], str]:
     """The tokens of one window of a batch, and what is done at the ends of documents."""
-    prepared = prepare(recipe)
+    prepared = recipe.data.prepare(recipe)
     tokenizer, batch = prepared.tokenizer, prepared.source.batch(step)
     if not 0 <= row < recipe.batch_size:
         raise UserError(f"the batch has no window {row}", fix=f"choose --row from 0 to {recipe.batch_size - 1}")

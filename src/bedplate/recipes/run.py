@@ -9,22 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from bedplate.data.mixture import Share, read_shares
 from bedplate.data.prefetch import Prefetched
-from bedplate.data.text import BUILT_IN
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
-from bedplate.evaluate.language import Likelihood, likelihood
 from bedplate.files import write_json
 from bedplate.models import build
-from bedplate.recipes.prepare import Prepared, prepare
-from bedplate.recipes.recipe import Recipe, Text, find_recipe, settings_of
+from bedplate.recipes.recipe import Prepared, Recipe, find_recipe, settings_of
 from bedplate.train import ranks
 from bedplate.train.checkpoint import load_weights, newest_checkpoint
 from bedplate.train.loop import Outcome, Settings, train
 from bedplate.train.memory import forget_peak, memory_now, memory_peak
 from bedplate.train.parallel import Parallel
-from bedplate.train.report import HELD_OUT, RESULT, USAGE
+from bedplate.train.report import RESULT, USAGE
 from bedplate.train.run import check_no_run, held, new_run, read_run
 from bedplate.train.track import check_trackers, tracked
 
@@ -46,16 +42,16 @@ def start(
     several ranks, the first reads and tokenizes the text, and the others open what it left.
     """
     check_trackers(track)
-    recipe = replace(recipe, data=_absolute(recipe.data))
+    recipe = replace(recipe, data=recipe.data.resolved())
     prepared = ranks.leader_first(lambda: _begin(recipe, folder, skip_spikes=execution.get("skip_spikes", False)))
     if prepared is None:
-        prepared = prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
+        prepared = recipe.data.prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
     return _train(recipe, prepared, folder, watch=watch, track=track, resume=False, **execution)
 
 
 def _begin(recipe: Recipe, folder: Path, *, skip_spikes: bool) -> Prepared:
     check_no_run(folder)
-    prepared = prepare(recipe)
+    prepared = recipe.data.prepare(recipe)
     record = {"recipe": recipe.name, "settings": settings_of(recipe), "data": prepared.record()}
     with new_run(folder, record | ({"skip_spikes": True} if skip_spikes else {})):
         prepared.tokenizer.save(folder / "tokenizer")
@@ -80,7 +76,7 @@ def resume(
         fix = f"leave it out (only {', '.join(RESUMABLE)} may change), or start a new run with --from {folder}"
         raise UserError(f"a resumed run keeps its {changed[0]}", fix=fix)
     recipe = find_recipe(record["recipe"], record["settings"] | dict(settings or {}))
-    prepared = prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
+    prepared = recipe.data.prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
     if record["data"]["corpus"]["sha256"] != prepared.record()["corpus"]["sha256"]:
         cause = f"the text {recipe.data.corpus!r} has changed since {folder} began"
         raise UserError(cause, fix="restore the text (or the Python version of a built-in one), or start a new run")
@@ -125,12 +121,9 @@ def _train(
         seed=recipe.seed,
         evaluate_every=recipe.evaluate_every,
         checkpoint_every=recipe.checkpoint_every,
-        best=HELD_OUT,
+        best=prepared.best,
         **execution,
     )
-
-    def evaluate(model: nn.Module) -> dict[str, float]:
-        return {HELD_OUT: likelihood(model, prepared.probe_windows()).bits_per_byte}
 
     with ExitStack() as stack:
         ranks.leader_first(lambda: stack.enter_context(held(folder)))
@@ -139,42 +132,19 @@ def _train(
         source = stack.enter_context(Prefetched(prepared.source))
         outcome = train(
             model, source, recipe.objective,
-            settings=settings, folder=folder, evaluate=evaluate, watch=watch, resume=resume,
+            settings=settings, folder=folder, evaluate=prepared.probe, watch=watch, resume=resume,
         )  # fmt: skip
         if not outcome.interrupted and ranks.rank() == 0:
             used = {"memory_before": before, "memory_peak": memory_peak(), "execution": _spread(settings)}
             write_json(folder / USAGE, used)
             del model  # the one that is measured needs its room
-            _measure_whole(folder, prepared, outcome.step)
+            trained, _ = load_run(folder)
+            write_json(folder / RESULT, {"step": outcome.step, **prepared.measure(trained.to(ranks.device()))})
     ranks.barrier()
     return outcome
-
-
-def _measure_whole(folder: Path, prepared: Prepared, step: int) -> None:
-    """Measure all held-out text at the end, of a mixture also that of each part, and write the result."""
-    trained, _ = load_run(folder)
-    model = trained.to(ranks.device())
-    measured = {str(part.share): likelihood(model, part.held_out_windows()) for part in prepared.parts}
-    whole = Likelihood.total(measured.values())
-    result = {"bits_per_byte": whole.bits_per_byte, "perplexity_per_token": whole.perplexity_per_token}
-    result |= {"tokens": whole.tokens, "bytes": whole.bytes}
-    by_part = {"parts": {name: {"bits_per_byte": part.bits_per_byte} for name, part in measured.items()}}
-    write_json(folder / RESULT, {"step": step, **result} | (by_part if len(measured) > 1 else {}))
 
 
 def _spread(settings: Settings) -> dict[str, Any]:
     """How the work was spread, as plans name it."""
     parallel = settings.parallel
     return {"gpus": ranks.world_size(), "strategy": parallel.strategy, "checkpointing": parallel.checkpointing}
-
-
-def _absolute(data: Text) -> Text:
-    """The same files, from whatever folder the run is resumed or repeated."""
-
-    def whole(name: str) -> str:
-        return name if name in ("", *BUILT_IN) else str(Path(name).expanduser().resolve())
-
-    shares = [replace(share, corpus=whole(share.corpus)) for share in read_shares(data.corpus)]
-    plain = len(shares) == 1 and shares[0] == Share(shares[0].corpus)
-    corpus = shares[0].corpus if plain else ",".join(map(str, shares))
-    return replace(data, corpus=corpus, tokenizer=whole(data.tokenizer))

@@ -1,23 +1,48 @@
-"""From the text that a recipe names to what is trained and measured on: tokenizer, shards, windows."""
+"""Text to learn from: from the corpora that a recipe names to tokenizer, shards and windows."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from bedplate.data.mixture import Mixture, Share, joint_receipt, read_shares
 from bedplate.data.shards import MANIFEST, TokenShards, cached, open_sides
 from bedplate.data.source import TokenWindows, sequential_windows
-from bedplate.data.text import Corpus, open_corpus
+from bedplate.data.text import BUILT_IN, Corpus, open_corpus
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
-from bedplate.recipes.recipe import Recipe
+from bedplate.evaluate.language import Likelihood, likelihood
+from bedplate.train.report import HELD_OUT
 
 PROBE_TOKENS = 16_384  # held-out tokens measured while training; the whole held-out text is measured at the end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """Which text, cut how. The vocabulary and the window come from the model: vocab_size and context_length."""
+
+    corpus: str = "pydocs"  # pydocs, stdlib, a path, or a mixture such as pydocs:0.7,stdlib:0.3x2: needs no download
+    tokenizer: str = ""  # folder of a published vocabulary; empty: trained on the corpus
+    isolate: bool = True  # packed documents do not see each other: no text is learned as another's continuation
+
+    def prepare(self, recipe: Any, *, tokenizer: ByteBPE | None = None) -> "PreparedText":
+        """Read the text, train or read the tokenizer, and cut windows; token shards are opened as they are."""
+        return prepare(recipe, tokenizer=tokenizer)
+
+    def resolved(self) -> "Text":
+        """The same files, from whatever folder the run is resumed or repeated."""
+
+        def whole(name: str) -> str:
+            return name if name in ("", *BUILT_IN) else str(Path(name).expanduser().resolve())
+
+        shares = [replace(share, corpus=whole(share.corpus)) for share in read_shares(self.corpus)]
+        plain = len(shares) == 1 and shares[0] == Share(shares[0].corpus)
+        corpus = shares[0].corpus if plain else ",".join(map(str, shares))
+        return replace(self, corpus=corpus, tokenizer=whole(self.tokenizer))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +70,13 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class PreparedText:
     """What a recipe stands for once its text is read."""
 
     parts: tuple[Part, ...]
     tokenizer: ByteBPE
     source: TokenWindows | Mixture
+    best: str = HELD_OUT
 
     def held_out_windows(self) -> Iterator[dict[str, Tensor]]:
         """The held-out text of all parts, one after the other."""
@@ -72,9 +98,22 @@ class Prepared:
         whole |= {key: sum(record[key] for record in records) for key in ("train_tokens", "held_out_tokens")}
         return whole | {"parts": [{"share": str(part.share)} | part.record() for part in self.parts]}
 
+    def probe(self, model: nn.Module) -> dict[str, float]:
+        """Bits per byte of a beginning of the held-out text."""
+        return {HELD_OUT: likelihood(model, self.probe_windows()).bits_per_byte}
 
-def prepare(recipe: Recipe, *, tokenizer: ByteBPE | None = None) -> Prepared:
-    """Read the text, train or read the tokenizer, and cut windows; token shards are opened as they are."""
+    def measure(self, model: nn.Module) -> dict[str, Any]:
+        """Likelihood of all held-out text, of a mixture also of each part."""
+        measured = {str(part.share): likelihood(model, part.held_out_windows()) for part in self.parts}
+        whole = Likelihood.total(measured.values())
+        result = {"bits_per_byte": whole.bits_per_byte, "perplexity_per_token": whole.perplexity_per_token}
+        result |= {"tokens": whole.tokens, "bytes": whole.bytes}
+        by_part = {"parts": {name: {"bits_per_byte": part.bits_per_byte} for name, part in measured.items()}}
+        return result | (by_part if len(measured) > 1 else {})
+
+
+def prepare(recipe: Any, *, tokenizer: ByteBPE | None = None) -> PreparedText:
+    """What the recipe's `Text` stands for."""
     shares = read_shares(recipe.data.corpus)
     corpora = [None if _is_shards(share.corpus) else open_corpus(share.corpus) for share in shares]
     if tokenizer is None:
@@ -84,14 +123,14 @@ def prepare(recipe: Recipe, *, tokenizer: ByteBPE | None = None) -> Prepared:
     if len(parts) > 1 or shares[0].epochs:
         source = Mixture(shares, tuple(part.windows for part in parts), batch_size=recipe.batch_size)
         source.check_steps(recipe.steps)
-    return Prepared(parts=parts, tokenizer=tokenizer, source=source)
+    return PreparedText(parts=parts, tokenizer=tokenizer, source=source)
 
 
 def _is_shards(corpus: str) -> bool:
     return (Path(corpus).expanduser() / "train" / MANIFEST).exists()
 
 
-def _part(recipe: Recipe, share: Share, corpus: Corpus | None, tokenizer: ByteBPE) -> Part:
+def _part(recipe: Any, share: Share, corpus: Corpus | None, tokenizer: ByteBPE) -> Part:
     if corpus is None:
         train_shards, held_out = open_sides(Path(share.corpus).expanduser())
         receipt = train_shards.manifest["corpus"] or _receipt_of(Path(share.corpus), train_shards, held_out)
@@ -127,7 +166,7 @@ def _receipt_of(folder: Path, *sides: TokenShards) -> dict[str, Any]:
     }
 
 
-def _tokenizer_for(recipe: Recipe, corpora: Sequence[Corpus]) -> ByteBPE:
+def _tokenizer_for(recipe: Any, corpora: Sequence[Corpus]) -> ByteBPE:
     size = recipe.model.vocab_size
     if not recipe.data.tokenizer:
         if not corpora:
