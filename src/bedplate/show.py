@@ -68,13 +68,13 @@ def _part(name: str) -> str:
 
 
 def _memory(model: Any, total: int) -> list[dict[str, Any]]:
-    with torch.device("meta"):
-        state = model.new_state(1, capacity=1)
-    per_token = sum(layer.keys.numel() + layer.values.numel() for layer in state)
     length = model.config.context_length
+    with torch.device("meta"):
+        fresh: Any = build(model.config)
+        state = fresh.new_state(1, capacity=length)
     return [
         {"what": "weights, float32", "GB": 4 * total / 1e9},
         {"what": "weights, bfloat16", "GB": 2 * total / 1e9},
         {"what": "training without activations (weights, gradients, two moments), float32", "GB": 16 * total / 1e9},
-        {"what": f"cache of one full context ({length} tokens), float32", "GB": 4 * per_token * length / 1e9},
+        {"what": f"state of one full context ({length} tokens), float32", "GB": sum(each.nbytes for each in state) / 1e9},
     ]

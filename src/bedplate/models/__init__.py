@@ -16,6 +16,7 @@ MODEL_TYPES = {  # model_type in config.json -> module with its checkpoint table
     "gpt2": "bedplate.models.gpt2",
     "marian": "bedplate.models.transformer",
     "mt5": "bedplate.models.t5",
+    "retnet": "bedplate.models.retnet",
     "t5": "bedplate.models.t5",
 }
 

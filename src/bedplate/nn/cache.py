@@ -1,33 +1,34 @@
 """The key-value cache of one attention layer."""
 
-import copy
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from bedplate.nn.attend import Bias, Heads, attend
 from bedplate.nn.linear import inferring, kernels
 from bedplate.nn.position import CAUSAL, Alibi, Causal
+from bedplate.nn.sequences import Sequences
 
 NewHeads = Float[Tensor, "batch kv_heads new head_dim"]
 
 
-class KVCache:
+class KVCache(Sequences):
     """Keys and values of the tokens that one attention layer has seen, in memory set aside once.
 
     `lengths[b]` tokens of sequence b are held. Equally long sequences are attended to in one call, others each in a
     call of its own, without padding: what a sequence gives does not depend on its neighbors, not even in its last bit.
     """
 
+    goes_back = True
+
     def __init__(
         self, batch: int, num_kv_heads: int, capacity: int, head_dim: int, *, dtype: torch.dtype, device: torch.device
     ) -> None:
+        super().__init__(batch, device=device)
         self.keys = torch.zeros(batch, num_kv_heads, capacity, head_dim, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
-        self._held = [0] * batch  # tokens in each row of the memory, shared by all views of it
-        self.rows = list(range(batch))  # the rows that this view looks at
 
     @property
     def capacity(self) -> int:
@@ -35,21 +36,9 @@ class KVCache:
         return self.keys.shape[2]
 
     @property
-    def lengths(self) -> list[int]:
-        """Tokens held of each sequence."""
-        return [self._held[row] for row in self.rows]
-
-    def next_positions(self, new: int) -> Int[Tensor, "#batch new"]:
-        """Where the next `new` tokens of each sequence stand; one row when all sequences are equally long."""
-        lengths = self.lengths
-        starts = torch.tensor(lengths[:1] if len(set(lengths)) == 1 else lengths, device=self.keys.device)
-        return starts[:, None] + torch.arange(new, device=self.keys.device)
-
-    def view(self, rows: Sequence[int]) -> "KVCache":
-        """These sequences alone, in the same memory: what is done to the view is done to them."""
-        part = copy.copy(self)
-        part.rows = [self.rows[row] for row in rows]
-        return part
+    def nbytes(self) -> int:
+        """Bytes of the memory."""
+        return self.keys.nbytes + self.values.nbytes
 
     def append(self, key: NewHeads, value: NewHeads) -> None:
         """Store new tokens behind each sequence's last one."""
@@ -65,11 +54,6 @@ class KVCache:
                 self.keys[row, :, start : start + new] = key[place]
                 self.values[row, :, start : start + new] = value[place]
         self.count(new)
-
-    def count(self, new: int) -> None:
-        """Note that `new` tokens more of each sequence are held."""
-        for row in self.rows:
-            self._held[row] += new
 
     def attend(
         self, query: Heads, key: NewHeads, value: NewHeads, *, bias: Bias = None, scale: float | None = None
@@ -123,9 +107,7 @@ class KVCache:
 
     def _block(self, lengths: Sequence[int]) -> slice | None:
         """The rows as one piece of the memory, when they lie side by side and are equally long."""
-        first, count = self.rows[0], len(self.rows)
-        same = self.rows == list(range(first, first + count)) and lengths.count(lengths[0]) == count
-        return slice(first, first + count) if same else None
+        return self._side_by_side() if lengths.count(lengths[0]) == len(lengths) else None
 
 
 def _of_sequence(bias: Bias, place: int, keys: int) -> Tensor | Causal | Alibi | None:

@@ -59,8 +59,15 @@ class Memory:
 class DecoderState:
     """Of one layer: `own` caches what was written, `memory` what is read from. Sequences are those of `own`."""
 
+    goes_back = True
+
     def __init__(self, own: KVCache, memory: Memory) -> None:
         self.own, self.memory = own, memory
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the cache; what is read from is as large as its source."""
+        return self.own.nbytes
 
     @property
     def capacity(self) -> int:

@@ -21,7 +21,7 @@ from bedplate.generate.engine import Engine, Request
 from bedplate.generate.prompt import reads_a_source
 from bedplate.generate.sample import Sampling
 from bedplate.generate.text import Generation, IdsOnly
-from bedplate.models import build, from_pretrained, save_pretrained
+from bedplate.models import build, from_pretrained, save_pretrained, table_of
 from bedplate.train.checkpoint import TRAINING, list_checkpoints
 from bedplate.train.loop import Settings, accumulate, train
 from bedplate.train.optimizer import AdamW
@@ -106,9 +106,7 @@ def batched_equals_single(model: Any) -> Pairs:
     ids = _random_ids(model, (3, int(lengths.max()) + new))
     state = model.new_state(3, capacity=ids.shape[1])
     with torch.no_grad():
-        model(ids[:, : int(lengths.max())], state=state)
-        for layer in state:
-            layer.truncate(lengths.tolist())
+        _read_ragged(model, ids, lengths.tolist(), state)
         with recording(model) as batched:
             for step in range(new):
                 model(ids.gather(1, lengths[:, None] + step), state=state)
@@ -120,6 +118,19 @@ def batched_equals_single(model: Any) -> Pairs:
         together = {name: value[row : row + 1] for name, value in batched.joined().items()}
         pairs += [(f"{name} of sequence {row}", value, alone[name][:, length:]) for name, value in together.items()]
     return pairs
+
+
+def _read_ragged(model: Any, ids: Tensor, lengths: list[int], state: list[Any]) -> None:
+    """Bring sequences of different lengths into one state: all at once and cut back, or where a state cannot go back
+    each by itself.
+    """
+    if all(layer.goes_back for layer in state):
+        model(ids[:, : max(lengths)], state=state)
+        for layer in state:
+            layer.truncate(lengths)
+    else:
+        for row, length in enumerate(lengths):
+            model(ids[row : row + 1, :length], state=[layer.view([row]) for layer in state])
 
 
 def served_equals_alone(model: Any) -> Pairs:
@@ -203,10 +214,12 @@ def equals_reference(model: Any) -> Pairs:
     """Logits and input gradients of the exported folder in transformers = ours."""
     if importlib.util.find_spec("transformers") is None:
         raise NotApplicable("transformers is not installed")
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    if table_of(model).model_type not in CONFIG_MAPPING:
+        raise NotApplicable("transformers has no such model")
     model = _double(model)
     ids = _random_ids(model, (2, min(24, _context(model))))
     with tempfile.TemporaryDirectory() as folder:

@@ -96,6 +96,7 @@ class Checkpoint:
     tied: Mapping[str, str] = field(default_factory=dict)  # may be in a file as a copy of the second name
     untie: str = ""  # their key that is taken for false when such a copy differs, whatever config.json says
     aliases: Mapping[str, str] = field(default_factory=dict)  # endings of names in old files, and today's
+    constants: Callable[[Any], Mapping[str, Tensor]] = lambda config: {}  # buffers that a configuration decides
 
     def load(self, folder: Path, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False) -> nn.Module:
         """The model in a folder, in evaluation mode. Every mismatch of name, shape or type is a UserError."""
@@ -106,7 +107,7 @@ class Checkpoint:
         config = self.config_from(values, source=folder / "config.json")
         with torch.device("meta"):
             model = self.model(config)
-        expected = self.to_theirs(dict(model.state_dict()), config)
+        expected = self.to_theirs(dict(model.state_dict()), config) | dict(self.constants(config))
         theirs: MutableMapping[str, Tensor]
         safe = (folder / WHOLE).exists() or (folder / INDEX).exists()
         if allow_pickle and not safe and (folder / PICKLES[0]).exists():
@@ -115,13 +116,14 @@ class Checkpoint:
                 name: Entry(folder, tuple(tensor.shape), "F32" if tensor.is_floating_point() else str(tensor.dtype))
                 for name, tensor in tensors.items()
             }
-            names = self._check(found, expected, folder)
+            names = self._check(found, expected, config, folder)
             theirs = {names[name]: tensor for name, tensor in tensors.items() if name in names}
         else:
             found = list_tensors(folder)
-            names = self._check(found, expected, folder)
+            names = self._check(found, expected, config, folder)
             theirs = TensorsOnDemand({full: (name, found[name]) for name, full in names.items()}, dtype=dtype)
         self._untie(theirs, expected, folder)
+        _compare(theirs, self.constants(config), folder)
         model.load_state_dict(self.to_ours(theirs, config), assign=True)
         return model.eval().requires_grad_(True)
 
@@ -132,7 +134,7 @@ class Checkpoint:
             cause = f"{self.architecture}, as which this model would be saved, cannot have its configuration"
             raise UserError(cause, fix="save a model that differs from the published ones in sizes alone")
         tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-        tensors = self.to_theirs(tensors, model.config)
+        tensors = self.to_theirs(tensors, model.config) | dict(self.constants(model.config))
         dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
         write_tensors(tensors, folder)
         write_json(folder / "config.json", values | {"dtype": dtype} | dict(extra or {}))
@@ -189,7 +191,9 @@ class Checkpoint:
         settings = {setting.theirs: setting.save(getattr(config, setting.ours)) for setting in self.settings}
         return head | settings | dict(self.require)
 
-    def _check(self, found: Mapping[str, Entry], expected: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
+    def _check(
+        self, found: Mapping[str, Entry], expected: Mapping[str, Tensor], config: Any, folder: Path
+    ) -> dict[str, str]:
         """Compare a file's tensors with the model's; returns file name -> full name of those to read."""
         names = {}
         dropped = {name: torch.empty(0) for name in map(self._full_name, found)}
@@ -205,7 +209,7 @@ class Checkpoint:
                 target = expected.get(full, expected.get(self.tied.get(full, "")))
                 _check_entry(name, entry, target, folder, expected)
                 names[name] = full
-        if missing := sorted(set(expected) - set(names.values())):
+        if missing := sorted(set(expected) - set(names.values()) - set(self.constants(config))):
             cause = f"{folder}: {len(missing)} tensor(s) missing, the first is {missing[0]!r}"
             raise UserError(cause, fix="the file does not belong to this config.json, or was cut; copy both again")
         return names
@@ -245,6 +249,13 @@ def _check_entry(name: str, entry: Entry, target: Tensor | None, folder: Path, e
     if entry.dtype not in FLOATING:
         fix = f"only {', '.join(FLOATING)} weights are read; export the model unquantized"
         raise UserError(f"{folder}: {name!r} has type {entry.dtype}", fix=fix)
+
+
+def _compare(theirs: MutableMapping[str, Tensor], constants: Mapping[str, Tensor], folder: Path) -> None:
+    """Take out the buffers that a file holds; they must be what config.json says, up to the rounding of half precision."""
+    for name, expected in constants.items():
+        if name in theirs and not torch.allclose(theirs.pop(name).double(), expected.double(), rtol=1e-2, atol=1e-6):
+            raise UserError(f"{folder}: {name!r} is not what config.json says", fix="correct config.json")
 
 
 def _typed(config: type, setting: Setting, value: Any, source: Path | str) -> Any:
