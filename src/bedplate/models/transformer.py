@@ -12,6 +12,7 @@ logits. The table says 213M parameters for the big model; by its sizes and 37,00
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -209,8 +210,9 @@ class Transformer(nn.Module):
     def read_source(self, source: Int[Tensor, "1 source"], *, state: list[DecoderState]) -> None:
         """Encode a source once; the sequences of the state write from it."""
         memory = self.encode(source)
-        for block, layer in zip(self.decoder, state, strict=True):
-            layer.memory.fill(*block.cross_attention.read(memory))
+        for place, layer in enumerate(state):
+            attention: Any = self.decoder.get_submodule(f"{place}.cross_attention")
+            layer.memory.fill(*attention.read(memory))
 
     def _embed(self, ids: Tensor, positions: Tensor) -> Float[Tensor, "batch length dim"]:
         tokens = self.token_embedding(ids)
