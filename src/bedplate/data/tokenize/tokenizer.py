@@ -63,6 +63,10 @@ class Tokenizer(Protocol):
         """The text of ids: what was encoded, as far as the algorithm keeps it."""
         ...
 
+    def single(self, ids: Sequence[int]) -> list[int]:
+        """A text as the model reads it: with the ids that the published template puts around it."""
+        ...
+
     def token_bytes(self, id: int) -> bytes:
         """The bytes that one id adds to a text, the space before or after a word included."""
         ...

@@ -7,7 +7,7 @@ pieces' probabilities. What no piece writes is `<unk>`, or its bytes `<0x41>` wh
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class Unigram(LibraryTokenizer):
         )
         learner.train_from_iterator((line for text in texts for line in checked(text).splitlines()), trainer)
         check_learned(learner.get_vocab_size() + num_sentinels, vocab_size)
-        pieces = [(piece, score) for piece, score in json.loads(learner.to_str())["model"]["vocab"]]
+        pieces = _in_order(json.loads(learner.to_str())["model"]["vocab"])
         model = models.Unigram(pieces + _sentinels(num_sentinels), unk_id=2)
         content = _content(_library(model, normalizers.NFKC()), (PAD, END, UNK))
         return cls(content, marks=MARKS, source="the trained vocabulary")
@@ -138,6 +138,20 @@ class Unigram(LibraryTokenizer):
     def pad_id(self) -> int:
         """`<pad>`, which fills up rows and opens what the decoder writes."""
         return self.id_of(self.marks.get("pad_token", PAD))
+
+
+def _in_order(learned: Sequence[Any]) -> list[tuple[str, float]]:
+    """Pieces by falling score, the same in every run, after the three special tokens.
+
+    The library sums in the order of a hash table, so that the last digits of scores differ from run to run; and letters
+    that its pruning would lose get scores up from the lowest, by steps of 1e-4, in that order too.
+    """
+    scored = learned[3:]
+    lowest = min((score for _, score in scored), default=0.0)
+    letters = sum(len(piece) == 1 for piece, _ in scored)
+    even = [(piece, lowest if score < lowest + letters * 1e-4 else score) for piece, score in scored]
+    rounded = [(piece, round(score, 4)) for piece, score in even]
+    return [(piece, 0.0) for piece, _ in learned[:3]] + sorted(rounded, key=lambda item: (-item[1], item[0]))
 
 
 def _sentinels(count: int) -> list[tuple[str, float]]:
