@@ -25,7 +25,7 @@ TRAINED = {
 }
 DOCUMENTS = [
     Document(f"d{number}", text)
-    for number, text in enumerate([*LINES, "  two  spaces\n\n", "\n", "Ünknown ✓ 한국어", "THE HOUSE " * 40])
+    for number, text in enumerate([*LINES, "  two  spaces\n\n", "\n", "Ünknown ✓ 한국어", "THE  HOUSE " * 40])
 ]
 
 

@@ -26,6 +26,7 @@ MARKS = {"pad_token": PAD, "eos_token": END, "unk_token": UNK}
 FILES = ("spiece.model", "sentencepiece.model")
 SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")  # T5 writes them bare, mT5 with the mark of a space
 NUM_SENTINELS = 100
+SPACE = re.compile(" ")
 LITERAL_BYTE = "<(?=0x[0-9A-F]{2}>)"
 NORMALIZERS = (None, "Precompiled", "NFKC")
 ENDS, BEGINS = {"Ll", "Lu", "Nd", "Po"}, {"Ll", "Lu", "Nd"}  # kinds of characters that combine with no space
@@ -110,8 +111,7 @@ class Unigram(LibraryTokenizer):
         """A long text in pieces: cut at a space beside which nothing combines, as accents and some prefixes would."""
         start = 0
         while len(text) - start > size:
-            spaces = (place.start() for place in re.finditer(" ", text[start + size :]))
-            places = (start + size + place for place in spaces)
+            places = (found.start() for found in SPACE.finditer(text, start + size))
             border = next((place for place in places if _stands_alone(text, place)), None)
             if border is None:
                 break
