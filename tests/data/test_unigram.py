@@ -114,6 +114,11 @@ def test_training_is_deterministic_and_useful(small):
     assert small.encode("ﬁ ＡＢ  x") == small.encode("fi AB x")
     with pytest.raises(UserError, match="yields a vocabulary of only"):
         Unigram.train(["a b"], vocab_size=500)
+    for size, message in ((50, "too small for 100 sentinels"), (110, "not large enough to contain all chars")):
+        with pytest.raises(UserError, match=message):
+            Unigram.train(TRAINING, vocab_size=size)
+    with pytest.raises(UserError, match="lone surrogate"):
+        Unigram.train(["a\ud800"], vocab_size=200)
 
 
 def model_file(path: Path, *, fallback: bool, **settings: int) -> protobuf.ModelProto:

@@ -119,6 +119,8 @@ def test_pieces_have_the_ids_of_the_whole(small, text, size):
 def test_mistakes(small, tmp_path):
     with pytest.raises(UserError, match="yields a vocabulary of only"):
         WordPiece.train(["a b"], vocab_size=100)
+    with pytest.raises(UserError, match="the characters of the text alone are 9 tokens, the vocabulary is to have 8"):
+        WordPiece.train(["ab ba"], vocab_size=8)
     with pytest.raises(UserError, match="is not a readable list of tokens"):
         WordPiece.from_vocabulary(tmp_path / "vocab.txt")
     (tmp_path / "vocab.txt").write_text("a\nb\n")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from bedplate.data.generated_translation import Pair
 from bedplate.data.pairs import GENERATED, PairBatches, ParallelText, open_pairs
 from bedplate.data.tokenize import Tokenizer, load_tokenizer
 from bedplate.data.tokenize.byte_bpe import ByteBPE
-from bedplate.data.tokenize.tokenizer import end_mark
+from bedplate.data.tokenize.tokenizer import end_mark, spelled_bytes
 from bedplate.errors import UserError
 from bedplate.evaluate.language import Likelihood
 from bedplate.evaluate.translation import bleu, translate
@@ -113,8 +114,15 @@ class PreparedPairs:
                 batch = {name: value.to(device) for name, value in batch.items()}
                 loss = SequenceToSequence().loss(model, batch, None, 0)
                 nats, tokens = nats + loss.total.item(), tokens + int(loss.count)
-                spelled += sum(len(self.tokenizer.token_bytes(each)) for each in _written(batch, self.tokenizer))
-        return Likelihood(nats=nats, tokens=tokens, bytes=spelled)
+                spelled += spelled_bytes(self.tokenizer, _written(batch, self.tokenizer))
+        return Likelihood(nats=nats, tokens=tokens, bytes=round(spelled * self._text_share))
+
+    @cached_property
+    def _text_share(self) -> float:
+        """Bytes of the held-out targets for each byte that their tokens spell: 1 where no character is lost."""
+        targets = [self.text.held_out[number].target for number in self.held_out.kept.tolist()]
+        spelled = sum(spelled_bytes(self.tokenizer, ids) for ids in self.tokenizer.encode_batch(targets))
+        return sum(len(target.encode()) for target in targets) / max(1, spelled)
 
 
 def _written(batch: dict[str, torch.Tensor], tokenizer: Tokenizer) -> list[int]:

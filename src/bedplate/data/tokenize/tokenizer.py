@@ -84,6 +84,11 @@ def end_mark(tokenizer: Tokenizer) -> int:
     return tokenizer.end_id
 
 
+def spelled_bytes(tokenizer: Tokenizer, ids: Iterable[int]) -> int:
+    """The bytes that ids spell: those of their text where the tokenizer neither loses nor adds characters."""
+    return sum(len(tokenizer.token_bytes(id)) for id in ids)
+
+
 def checked(text: str) -> str:
     """The text, unless it holds a lone surrogate: then a UserError that names its place."""
     try:
@@ -104,8 +109,11 @@ def cut(text: str, border: re.Pattern[str], *, size: int) -> Iterator[str]:
 
 
 def check_learned(found: int, wanted: int) -> None:
-    """Raises UserError when a text gave fewer tokens than were asked for."""
+    """Raises UserError when a text gave fewer tokens than were asked for, or has more characters."""
     if found < wanted:
         cause = f"the text yields a vocabulary of only {found} tokens, not {wanted}"
         fix = f"set vocab_size (of a recipe: model.vocab_size) to {found} or less, or use more text"
         raise UserError(cause, fix=fix)
+    if found > wanted:
+        cause = f"the characters of the text alone are {found} tokens, the vocabulary is to have {wanted}"
+        raise UserError(cause, fix=f"set vocab_size to more than {found}")

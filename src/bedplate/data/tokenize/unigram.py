@@ -19,6 +19,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from bedplate.data.tokenize.library import LibraryTokenizer, content_of, piece_bytes, read_marks
 from bedplate.data.tokenize.sentence_piece import BYTE, CONTROL, UNKNOWN, USER_DEFINED, read_sentence_piece
 from bedplate.data.tokenize.tokenizer import PIECE, check_learned, checked
+from bedplate.errors import UserError
 from bedplate.files import read_json_object
 
 PAD, END, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2
@@ -40,6 +41,9 @@ class Unigram(LibraryTokenizer):
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int, num_sentinels: int = NUM_SENTINELS) -> "Unigram":
         """Learn pieces from texts, line by line; `vocab_size` counts special tokens and sentinels too."""
+        if vocab_size - num_sentinels < 4:
+            cause = f"a vocabulary of {vocab_size} is too small for {num_sentinels} sentinels and three special tokens"
+            raise UserError(cause, fix=f"set vocab_size to more than {num_sentinels + 3}")
         learner = _library(models.Unigram(), normalizers.NFKC())
         trainer = trainers.UnigramTrainer(
             vocab_size=vocab_size - num_sentinels,
@@ -47,7 +51,12 @@ class Unigram(LibraryTokenizer):
             unk_token=UNK,
             show_progress=False,
         )
-        learner.train_from_iterator((line for text in texts for line in checked(text).splitlines()), trainer)
+        try:
+            learner.train_from_iterator((line for text in texts for line in checked(text).splitlines()), trainer)
+        except UserError:
+            raise
+        except Exception as error:  # the library raises nothing more precise
+            raise UserError(f"no vocabulary of {vocab_size} can be learned ({error})", fix="set it higher") from error
         check_learned(learner.get_vocab_size() + num_sentinels, vocab_size)
         pieces = _in_order(json.loads(learner.to_str())["model"]["vocab"])
         model = models.Unigram(pieces + _sentinels(num_sentinels), unk_id=2)
