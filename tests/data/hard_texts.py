@@ -48,7 +48,11 @@ PIECES = [
 ]
 MIXED = st.lists(st.sampled_from(PIECES) | st.characters(exclude_categories=["Cs"]), max_size=40).map("".join)
 TEXTS = st.text(max_size=60) | MIXED
-BORDERS = "ab1! .(|\n\t\r\x1c\x85\u00a0\u3000\u0301\u0600\u0d4e▁é京।"  # what may stand beside a cut
+# What may stand beside a cut: words, marks, white space of all kinds, and characters that combine with what follows or
+# precedes them (U+0600 and U+0D4E with the next one, U+0301, U+0E33 and U+FF9F with the one before).
+BORDERS = st.text(st.sampled_from("ab1! .(|\n\t"), max_size=16) | st.text(
+    st.sampled_from("a.  \n\r\x1c\x85\u00a0\u3000\u0301\u0600\u0d4e\u0e33\uff9f▁é京।"), max_size=16
+)
 LINES = [
     "The house is wonderful, didn't it? The cat's hat sat on the mats.",
     "naïve café Ångström 東京 東京 ab abc abcd 1234 1999 (a|b) the then there",

@@ -15,7 +15,7 @@ from bedplate.data.tokenize.tokenizer import PIECE, checked, cut
 from bedplate.errors import UserError
 from bedplate.files import read_json_object, write_json
 
-# Between a visible character and white space that every tokenizer takes for white space.
+# Between a visible character and what every tokenizer takes for white space, with which no normalization combines.
 WORD_END = re.compile(r"(?<=\S)(?=[ \n\t])")
 MARKS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 Content = Mapping[str, Any]

@@ -7,18 +7,17 @@ pieces' probabilities. What no piece writes is `<unk>`, or its bytes `<0x41>` wh
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from unicodedata import category
 
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from bedplate.data.tokenize.library import LibraryTokenizer, content_of, piece_bytes, read_marks
 from bedplate.data.tokenize.sentence_piece import BYTE, CONTROL, UNKNOWN, USER_DEFINED, read_sentence_piece
-from bedplate.data.tokenize.tokenizer import PIECE, check_learned, checked
+from bedplate.data.tokenize.tokenizer import check_learned, checked
 from bedplate.errors import UserError
 from bedplate.files import read_json_object
 
@@ -27,10 +26,8 @@ MARKS = {"pad_token": PAD, "eos_token": END, "unk_token": UNK}
 FILES = ("spiece.model", "sentencepiece.model")
 SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")  # T5 writes them bare, mT5 with the mark of a space
 NUM_SENTINELS = 100
-SPACE = re.compile(" ")
 LITERAL_BYTE = "<(?=0x[0-9A-F]{2}>)"
 NORMALIZERS = (None, "Precompiled", "NFKC")
-ENDS, BEGINS = {"Ll", "Lu", "Nd", "Po"}, {"Ll", "Lu", "Nd"}  # kinds of characters that combine with no space
 
 
 class Unigram(LibraryTokenizer):
@@ -116,18 +113,6 @@ class Unigram(LibraryTokenizer):
             content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
         return content
 
-    def split_text(self, text: str, *, size: int = PIECE) -> Iterator[str]:
-        """A long text in pieces: cut at a space beside which nothing combines, as accents and some prefixes would."""
-        start = 0
-        while len(text) - start > size:
-            places = (found.start() for found in SPACE.finditer(text, start + size))
-            border = next((place for place in places if _stands_alone(text, place)), None)
-            if border is None:
-                break
-            yield text[start:border]
-            start = border
-        yield text[start:]
-
     def plain_bytes(self, token: str) -> bytes:
         """A piece, with a space before it where it begins a word."""
         return piece_bytes(token)
@@ -166,11 +151,6 @@ def _in_order(learned: Sequence[Any]) -> list[tuple[str, float]]:
 def _sentinels(count: int) -> list[tuple[str, float]]:
     """Behind the pieces, counted downwards."""
     return [(f"<extra_id_{number}>", 0.0) for number in reversed(range(count))]
-
-
-def _stands_alone(text: str, place: int) -> bool:
-    around = text[place - 1], text[place + 1 : place + 2]
-    return category(around[0]) in ENDS and around[1] != "" and category(around[1]) in BEGINS
 
 
 def _library(model: models.Unigram, normalizer: Any) -> Library:
