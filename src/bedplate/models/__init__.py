@@ -15,6 +15,8 @@ from bedplate.weights.gguf import write_gguf
 MODEL_TYPES = {  # model_type in config.json -> module with its checkpoint tables, `HF`: one, or one for each head
     "gpt2": "bedplate.models.gpt2",
     "marian": "bedplate.models.transformer",
+    "mt5": "bedplate.models.t5",
+    "t5": "bedplate.models.t5",
 }
 
 
