@@ -36,7 +36,7 @@ def _overlap(text: str, stop: str) -> int:
 
 
 def added_bytes(tokenizer: Any, token: int, *, opens: bool) -> bytes:
-    """The bytes that a token adds to a text; where it opens one, without the space that a tokenizer puts before words."""
+    """The bytes that a token adds to a text; where it opens one, without a space put before words."""
     data = tokenizer.token_bytes(token)
     if opens and data.startswith(b" ") and not tokenizer.decode([token]).startswith(" "):
         return data[1:]
