@@ -23,18 +23,18 @@ def linear_cross_entropy_plain(
     *,
     smoothing: float = 0.0,
     z: float = 0.0,
+    factors: Float[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, ""]:
     """Sum of -log softmax(features weight^T)[target] over the rows whose target is not `IGNORE`.
 
     `smoothing` gives that share of the target to all tokens alike (Szegedy et al. 2016, section 7); `z` adds z log^2 of
-    the softmax's normalizer (PaLM, section 5).
+    the softmax's normalizer (PaLM, section 5); `factors` multiply the loss of each row.
     """
     logits = F.linear(features, weight)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    counted = logits[targets != IGNORE]
-    penalty = z * counted.logsumexp(dim=-1).square().sum()
-    options = {"ignore_index": IGNORE, "reduction": "sum", "label_smoothing": smoothing}
-    return F.cross_entropy(logits, targets, **options) + penalty
+    penalties = z * logits.logsumexp(dim=-1).square() * (targets != IGNORE)
+    losses = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none", label_smoothing=smoothing)
+    return ((losses + penalties) * (1 if factors is None else factors)).sum()
 
 
 def linear_cross_entropy(
@@ -44,16 +44,20 @@ def linear_cross_entropy(
     *,
     smoothing: float = 0.0,
     z: float = 0.0,
+    factors: Float[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, ""]:
     """The same sum as `linear_cross_entropy_plain`, value and gradient, in memory for `ROWS` rows of logits."""
     if not torch.is_grad_enabled():
         features, weight = features.detach(), weight.detach()
-    return _LinearCrossEntropy.apply(features, weight, targets, smoothing, z)
+    factors = torch.ones(len(targets), device=features.device) if factors is None else factors
+    return _LinearCrossEntropy.apply(features, weight, targets, smoothing, z, factors)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, smoothing: float, z: float) -> Tensor:
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, smoothing: float, z: float, factors: Tensor
+    ) -> Tensor:
         device = features.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         needs_grad = any(ctx.needs_input_grad)
@@ -66,7 +70,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for start in range(0, len(features), ROWS):
                 rows = features[start : start + ROWS].to(dtype)
                 logits = F.linear(rows, small).to(total.dtype)
-                total += _loss_then_gradient_in_place(logits, targets[start : start + ROWS], smoothing, z)
+                counted = targets[start : start + ROWS], factors[start : start + ROWS]
+                total += _loss_then_gradient_in_place(logits, *counted, smoothing, z)
                 if grad_features is not None and grad_weight is not None:
                     gradient = logits.to(dtype)
                     grad_features[start : start + ROWS] = gradient @ small
@@ -81,12 +86,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
         grad_features, grad_weight = ctx.saved_tensors
         gradients = (grad * grad_total.to(grad.dtype) for grad in (grad_features, grad_weight))
-        return *gradients, None, None, None
+        return *gradients, None, None, None, None
 
 
-def _loss_then_gradient_in_place(logits: Tensor, targets: Tensor, smoothing: float, z: float) -> Tensor:
+def _loss_then_gradient_in_place(
+    logits: Tensor, targets: Tensor, factors: Tensor, smoothing: float, z: float
+) -> Tensor:
     """Summed loss of the counted rows; `logits` becomes its gradient, zero in the rows that do not count."""
     counted = targets != IGNORE
+    factors = torch.where(counted, factors, 0).to(logits.dtype)
     index = torch.where(counted, targets, 0)[:, None]
     log_normalizer = logits.logsumexp(dim=-1, keepdim=True)
     losses = (log_normalizer - (1 - smoothing) * logits.gather(1, index)).squeeze(1)
@@ -99,8 +107,8 @@ def _loss_then_gradient_in_place(logits: Tensor, targets: Tensor, smoothing: flo
     if smoothing:
         logits.sub_(smoothing / logits.shape[-1])
     logits.scatter_add_(1, index, torch.full_like(losses, smoothing - 1)[:, None])
-    logits.mul_(counted[:, None])
-    return torch.where(counted, losses, 0).sum()
+    logits.mul_(factors[:, None])
+    return torch.where(counted, losses * factors, 0).sum()
 
 
 def _add_product(total: Tensor, gradient: Tensor, rows: Tensor) -> None:
