@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
 from bedplate.language_model import load
 from bedplate.models import build, published_sizes
 from bedplate.nn.fast.linear_cross_entropy import IGNORE
 from bedplate.recipes.prepare import prepare
-from bedplate.recipes.recipe import Recipe
+from bedplate.recipes.recipe import Labeled, Recipe
 
 
 def describe_model(target: str) -> dict[str, Any]:
@@ -45,6 +46,8 @@ def describe_batch(recipe: Recipe, *, step: int, row: int) -> tuple[list[dict[st
     tokenizer, batch = prepared.tokenizer, prepared.source.batch(step)
     if not 0 <= row < recipe.batch_size:
         raise UserError(f"the batch has no window {row}", fix=f"choose --row from 0 to {recipe.batch_size - 1}")
+    if isinstance(recipe.data, Labeled):
+        return _describe_item(tokenizer, batch, row)
     documents = batch.get("documents", torch.zeros_like(batch["ids"]))[row].tolist()
     rows = []
     for position, (id, target) in enumerate(
@@ -58,6 +61,21 @@ def describe_batch(recipe: Recipe, *, step: int, row: int) -> tuple[list[dict[st
         f"Documents end with <|endoftext|> (id {tokenizer.end_id}), which is learned and opens the next one. "
         f"There is no padding. A token sees {sees}. "
         f"{len(batch['ids'])} windows of {batch['ids'].shape[1]} tokens a step."
+    )
+    return rows, policy
+
+
+def _describe_item(tokenizer: ByteBPE, batch: Any, row: int) -> tuple[list[dict[str, Any]], str]:
+    """The sequences of one item, and its label."""
+    rows = []
+    for number, (ids, length) in enumerate(
+        zip(batch["ids"][row].tolist(), batch["lengths"][row].tolist(), strict=True)
+    ):
+        for position, id in enumerate(ids[:length]):
+            rows.append({"sequence": number, "position": position, "id": id, "text": repr(tokenizer.decode([id]))})
+    policy = (
+        f"The label is {batch['labels'][row]}, read from the last token of each sequence. "
+        f"What follows a sequence in the batch is not seen. {len(batch['ids'])} items a step."
     )
     return rows, policy
 

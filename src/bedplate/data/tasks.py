@@ -5,12 +5,13 @@ sequences between a start and an extract token, so that the model itself stays a
 """
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 import torch
 from torch import Tensor
 
 from bedplate.data.order import Permutation
+from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
 
 Ids = Sequence[int]
@@ -30,6 +31,12 @@ class Marks:
         """Behind a vocabulary of this size."""
         return cls(start=vocab_size, delimiter=vocab_size + 1, extract=vocab_size + 2)
 
+    @classmethod
+    def of(cls, tokenizer: ByteBPE) -> "Marks":
+        """Those of a tokenizer that has them."""
+        start, delimiter, extract = (tokenizer.vocabulary.ids[mark] for mark in MARKS)
+        return cls(start=start, delimiter=delimiter, extract=extract)
+
     def classification(self, text: Ids) -> list[list[int]]:
         """One sequence: start, text, extract."""
         return [[self.start, *text, self.extract]]
@@ -45,6 +52,15 @@ class Marks:
     def multiple_choice(self, context: Ids, answers: Sequence[Ids]) -> list[list[int]]:
         """A sequence for each answer: their scores are set against one another."""
         return [sequence for answer in answers for sequence in self.entailment(context, answer)]
+
+
+def with_marks(tokenizer: ByteBPE) -> ByteBPE:
+    """The tokenizer with the three tokens behind its vocabulary; text never gives them. One that has them stays."""
+    vocabulary = tokenizer.vocabulary
+    if set(MARKS) <= set(vocabulary.special):
+        return tokenizer
+    ids = {mark: tokenizer.vocab_size + place for place, mark in enumerate(MARKS)}
+    return ByteBPE(replace(vocabulary, ids={**vocabulary.ids, **ids}, special=(*vocabulary.special, *MARKS)))
 
 
 @dataclass(frozen=True, kw_only=True)

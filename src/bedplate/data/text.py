@@ -55,8 +55,8 @@ class Corpus:
 
     name: str
     source: str
-    train: Side
-    held_out: Side
+    train: Iterable[Document]
+    held_out: Iterable[Document]
     skipped: Mapping[str, int] = field(default_factory=dict)  # files and records left out, by reason
 
     def receipt(self) -> dict[str, Any]:

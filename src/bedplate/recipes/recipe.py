@@ -36,12 +36,22 @@ class Text:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Labeled:
+    """Which labeled texts. The vocabulary comes from where training starts, and grows by the marks of tasks."""
+
+    corpus: str = "packages"  # packages, or a file of JSON lines (see `data.labeled`)
+    labels: int = 0  # texts to learn from, equally many of each class and drawn by the seed; 0 takes all
+    longest_text: int = 0  # tokens kept of each text; 0 keeps all, and it is an error when they do not fit
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides a run."""
 
     name: str
     model: Any  # the Config of a model file
-    data: Text = field(default_factory=Text)
+    data: Text | Labeled = field(default_factory=Text)
+    start: str = ""  # run or folder of the model that training begins from; empty: a new one
     objective: Objective = field(default_factory=NextToken)
     optimizer: AdamW = field(default_factory=AdamW)
     schedule: Constant = field(default_factory=WarmupCosine)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from bedplate.adapt.start_from import start_from
+from bedplate.data.labeled import PACKAGES_TASK
 from bedplate.data.mixture import Share, read_shares
 from bedplate.data.prefetch import Prefetched
 from bedplate.data.text import BUILT_IN
@@ -17,10 +19,9 @@ from bedplate.errors import UserError
 from bedplate.evaluate.language import Likelihood, likelihood
 from bedplate.files import write_json
 from bedplate.models import build
-from bedplate.recipes.prepare import Prepared, prepare
-from bedplate.recipes.recipe import Recipe, Text, find_recipe, settings_of
+from bedplate.recipes.prepare import Prepared, load_run, open_start, prepare
+from bedplate.recipes.recipe import Labeled, Recipe, Text, find_recipe, settings_of
 from bedplate.train import ranks
-from bedplate.train.checkpoint import load_weights, newest_checkpoint
 from bedplate.train.loop import Outcome, Settings, train
 from bedplate.train.memory import forget_peak, memory_now, memory_peak
 from bedplate.train.parallel import Parallel
@@ -46,7 +47,7 @@ def start(
     several ranks, the first reads and tokenizes the text, and the others open what it left.
     """
     check_trackers(track)
-    recipe = replace(recipe, data=_absolute(recipe.data))
+    recipe = replace(recipe, data=_absolute(recipe.data), start=_whole(recipe.start))
     prepared = ranks.leader_first(lambda: _begin(recipe, folder, skip_spikes=execution.get("skip_spikes", False)))
     if prepared is None:
         prepared = prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
@@ -89,16 +90,6 @@ def resume(
     return _train(recipe, prepared, folder, watch=watch, track=track, resume=begun, **execution)
 
 
-def load_run(folder: Path) -> tuple[nn.Module, ByteBPE]:
-    """The model at a run's newest good checkpoint (its averaged weights, where it kept them), and its tokenizer."""
-    record = read_run(folder)
-    checkpoint = newest_checkpoint(folder)
-    recipe = find_recipe(record["recipe"], record["settings"])
-    model = build(recipe.model)
-    load_weights(checkpoint, model, averaged=recipe.average > 0)
-    return model.eval(), ByteBPE.from_folder(folder / "tokenizer")
-
-
 def _train(
     recipe: Recipe,
     prepared: Prepared,
@@ -113,6 +104,8 @@ def _train(
     forget_peak()
     torch.manual_seed(recipe.seed)
     model = build(recipe.model)
+    if recipe.start and not resume:
+        start_from(model, open_start(recipe.start)[0])
     if not (ranks.world_size() > 1 and execution.get("parallel", Parallel()).strategy == "fsdp"):
         model.to(ranks.device())  # otherwise each block goes there as it is sharded: the whole may not fit
     settings = Settings(
@@ -130,7 +123,7 @@ def _train(
     )
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        return {HELD_OUT: likelihood(model, prepared.probe_windows()).bits_per_byte}
+        return {HELD_OUT: likelihood(model, prepared.probe_windows()).bits_per_byte} | prepared.measures(model)
 
     with ExitStack() as stack:
         ranks.leader_first(lambda: stack.enter_context(held(folder)))
@@ -157,7 +150,7 @@ def _measure_whole(folder: Path, prepared: Prepared, step: int) -> None:
     measured = {str(part.share): likelihood(model, part.held_out_windows()) for part in prepared.parts}
     whole = Likelihood.total(measured.values())
     result = {"bits_per_byte": whole.bits_per_byte, "perplexity_per_token": whole.perplexity_per_token}
-    result |= {"tokens": whole.tokens, "bytes": whole.bytes}
+    result |= {"tokens": whole.tokens, "bytes": whole.bytes, **prepared.measures(model)}
     by_part = {"parts": {name: {"bits_per_byte": part.bits_per_byte} for name, part in measured.items()}}
     write_json(folder / RESULT, {"step": step, **result} | (by_part if len(measured) > 1 else {}))
 
@@ -168,13 +161,15 @@ def _spread(settings: Settings) -> dict[str, Any]:
     return {"gpus": ranks.world_size(), "strategy": parallel.strategy, "checkpointing": parallel.checkpointing}
 
 
-def _absolute(data: Text) -> Text:
+def _whole(name: str) -> str:
+    return name if name in ("", *BUILT_IN) else str(Path(name).expanduser().resolve())
+
+
+def _absolute(data: Text | Labeled) -> Text | Labeled:
     """The same files, from whatever folder the run is resumed or repeated."""
-
-    def whole(name: str) -> str:
-        return name if name in ("", *BUILT_IN) else str(Path(name).expanduser().resolve())
-
-    shares = [replace(share, corpus=whole(share.corpus)) for share in read_shares(data.corpus)]
+    if isinstance(data, Labeled):
+        return data if data.corpus == PACKAGES_TASK else replace(data, corpus=_whole(data.corpus))
+    shares = [replace(share, corpus=_whole(share.corpus)) for share in read_shares(data.corpus)]
     plain = len(shares) == 1 and shares[0] == Share(shares[0].corpus)
     corpus = shares[0].corpus if plain else ",".join(map(str, shares))
-    return replace(data, corpus=corpus, tokenizer=whole(data.tokenizer))
+    return replace(data, corpus=corpus, tokenizer=_whole(data.tokenizer))
