@@ -12,7 +12,7 @@ from bedplate.evaluate.language import likelihood
 from bedplate.files import write_json
 from bedplate.language_model import CHECKPOINTS, load
 from bedplate.recipes.recipe import find_recipe
-from bedplate.recipes.run import prepare
+from bedplate.recipes.text import prepare
 from bedplate.train.run import read_run
 
 RECEIPT = "receipt.json"

@@ -16,7 +16,8 @@ FUNCTION = 50
 # The first pattern that a path (below src/bedplate or the root) matches gives its ceiling.
 CEILINGS = (
     ("recipes/recipe.py", 300),  # the machinery of recipes, not a recipe
-    ("recipes/prepare.py", 300),
+    ("recipes/text.py", 300),
+    ("recipes/labeled.py", 300),
     ("recipes/run.py", 300),
     ("recipes/*.py", 60),
     ("experiments/*.py", 180),

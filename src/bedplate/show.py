@@ -8,13 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
 from bedplate.language_model import load
 from bedplate.models import build, published_sizes
 from bedplate.nn.fast.linear_cross_entropy import IGNORE
-from bedplate.recipes.prepare import prepare
-from bedplate.recipes.recipe import Labeled, Recipe
+from bedplate.recipes.recipe import Recipe
 
 
 def describe_model(target: str) -> dict[str, Any]:
@@ -42,11 +40,11 @@ def _model(target: str) -> nn.Module:
 
 def describe_batch(recipe: Recipe, *, step: int, row: int) -> tuple[list[dict[str, Any]], str]:
     """The tokens of one window of a batch, and what is done at the ends of documents."""
-    prepared = prepare(recipe)
+    prepared = recipe.data.prepare(recipe)
     tokenizer, batch = prepared.tokenizer, prepared.source.batch(step)
     if not 0 <= row < recipe.batch_size:
         raise UserError(f"the batch has no window {row}", fix=f"choose --row from 0 to {recipe.batch_size - 1}")
-    if isinstance(recipe.data, Labeled):
+    if "targets" not in batch:
         return _describe_item(tokenizer, batch, row)
     documents = batch.get("documents", torch.zeros_like(batch["ids"]))[row].tolist()
     rows = []
@@ -65,8 +63,8 @@ def describe_batch(recipe: Recipe, *, step: int, row: int) -> tuple[list[dict[st
     return rows, policy
 
 
-def _describe_item(tokenizer: ByteBPE, batch: Any, row: int) -> tuple[list[dict[str, Any]], str]:
-    """The sequences of one item, and its label."""
+def _describe_item(tokenizer: Any, batch: Any, row: int) -> tuple[list[dict[str, Any]], str]:
+    """The sequences of one labeled item, and its label."""
     rows = []
     for number, (ids, length) in enumerate(
         zip(batch["ids"][row].tolist(), batch["lengths"][row].tolist(), strict=True)

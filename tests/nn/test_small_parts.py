@@ -51,17 +51,18 @@ def test_mlp_is_its_formula() -> None:
 @pytest.mark.parametrize("rows", [1, 7, ROWS, ROWS + 3])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 2e-3)])
 @pytest.mark.parametrize("options", [{}, {"smoothing": 0.1}, {"z": 0.3}, {"smoothing": 0.2, "z": 1e-2}])
+@pytest.mark.parametrize("biased", [False, True])
 def test_linear_cross_entropy_equals_its_plain_twin(
-    rows: int, dtype: torch.dtype, bound: float, options: dict[str, float]
+    rows: int, dtype: torch.dtype, bound: float, options: dict[str, float], biased: bool
 ) -> None:
     torch.manual_seed(0)
-    features, weight = torch.randn(rows, 6, dtype=dtype), torch.randn(11, 6, dtype=dtype)
+    features, weight, bias = (torch.randn(shape, dtype=dtype) for shape in ((rows, 6), (11, 6), (11,)))
     targets = torch.randint(11, (rows,))
     targets[::3] = IGNORE
     gradients = []
     for form in (linear_cross_entropy, linear_cross_entropy_plain):
-        leaves = features.clone().requires_grad_(), weight.clone().requires_grad_()
-        loss = form(*leaves, targets, **options)
+        leaves = [each.clone().requires_grad_() for each in (features, weight, *([bias] if biased else []))]
+        loss = form(*leaves[:2], targets, bias=leaves[2] if biased else None, **options)
         gradients.append((loss, *torch.autograd.grad(3 * loss, leaves)))
     for mine, theirs in zip(*gradients, strict=True):
         # Sums over all rows: float32 rounding grows with them, relative to the largest value.

@@ -10,8 +10,8 @@ from bedplate.errors import UserError
 from bedplate.evaluate.language import likelihood
 from bedplate.files import sha256_file
 from bedplate.recipes import find_recipe, load_run
-from bedplate.recipes.prepare import prepare
 from bedplate.recipes.run import resume, start
+from bedplate.recipes.text import prepare
 from bedplate.train import loop
 from bedplate.train.checkpoint import WEIGHTS, newest_checkpoint
 from bedplate.train.run import read_metrics, read_run
@@ -89,7 +89,7 @@ def test_held_out_text_of_all_parts_is_measured(finished: Path, mixed: dict) -> 
 
 
 def test_every_part_is_probed_while_training(mixed: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bedplate.recipes.prepare.PROBE_TOKENS", 16)
+    monkeypatch.setattr("bedplate.recipes.text.PROBE_TOKENS", 16)
     prepared = prepare(find_recipe("gpt2.quickstart", mixed))
     texts = [prepared.tokenizer.decode(batch["ids"].flatten().tolist()) for batch in prepared.probe_windows()]
     assert len(texts) == 2 and "fox" in texts[0] and "crow" in texts[1]

@@ -15,9 +15,9 @@ from bedplate.errors import UserError
 from bedplate.evaluate.language import likelihood
 from bedplate.files import sha256_file
 from bedplate.recipes import find_recipe, load_run
-from bedplate.recipes.prepare import prepare
 from bedplate.recipes.recipe import settings_of
 from bedplate.recipes.run import resume, start
+from bedplate.recipes.text import prepare
 from bedplate.train.checkpoint import WEIGHTS, newest_checkpoint
 from bedplate.train.run import read_metrics, read_run
 

@@ -11,8 +11,8 @@ from bedplate.data.shards import write_ids
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
 from bedplate.recipes import find_recipe
-from bedplate.recipes.prepare import prepare
 from bedplate.recipes.run import resume, start
+from bedplate.recipes.text import prepare
 from bedplate.train.report import write_report
 from bedplate.train.run import read_metrics, read_run
 

@@ -150,9 +150,11 @@ def _after(outcome: Any, folder: Path) -> int:
         return 130
     if int(os.environ.get("RANK", "0")):
         return 0  # rank 0 tells
-    held_out = read_json(folder / RESULT)["bits_per_byte"]
+    result = read_json(folder / RESULT)
+    held_out = f"{result['bits_per_byte']:.3f} bits/byte"
+    held_out += f", {result['accuracy']:.1%} of its labels right" if "accuracy" in result else ""
     write_json(folder / PLAN, compare_with_plan(folder))
-    print(f"Trained {outcome.step} steps; all held-out text: {held_out:.3f} bits/byte. Report: {write_report(folder)}")
+    print(f"Trained {outcome.step} steps; all held-out text: {held_out}. Report: {write_report(folder)}")
     return 0
 
 

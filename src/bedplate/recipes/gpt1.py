@@ -4,7 +4,9 @@ from dataclasses import replace
 
 from bedplate.models.gpt1 import ClassifierConfig, Config
 from bedplate.objectives.fine_tuning import FineTuning
-from bedplate.recipes.recipe import Labeled, Recipe, Text
+from bedplate.recipes.labeled import Labeled
+from bedplate.recipes.recipe import Recipe
+from bedplate.recipes.text import Text
 from bedplate.train.optimizer import AdamW
 from bedplate.train.schedule import WarmupCosine, WarmupLinear
 

@@ -1,7 +1,8 @@
 """GPT-2 on text, from seconds on a laptop to the published size."""
 
 from bedplate.models.gpt2 import Config
-from bedplate.recipes.recipe import Recipe, Text
+from bedplate.recipes.recipe import Recipe
+from bedplate.recipes.text import Text
 from bedplate.train.optimizer import AdamW
 from bedplate.train.schedule import WarmupCosine
 

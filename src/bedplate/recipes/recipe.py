@@ -8,12 +8,13 @@ import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Protocol, get_args, get_origin, runtime_checkable
 
 import bedplate.recipes as recipes
 from bedplate.errors import UserError, kind_in_words, nearest
 from bedplate.objectives.next_token import NextToken
 from bedplate.objectives.objective import Objective
+from bedplate.recipes.text import Text
 from bedplate.train.optimizer import AdamW
 from bedplate.train.precision import PRECISIONS
 from bedplate.train.schedule import Constant, WarmupCosine
@@ -26,22 +27,25 @@ FIXED = (
 EXAMPLES = {int: ", such as 200", float: ", such as 1e-3"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Text:
-    """Which text, cut how. The vocabulary and the window come from the model: vocab_size and context_length."""
+@runtime_checkable
+class Prepared(Protocol):
+    """What the data of a recipe stands for once it is read: what is trained on, and how it is measured."""
 
-    corpus: str = "pydocs"  # pydocs, stdlib, a path, or a mixture such as pydocs:0.7,stdlib:0.3x2: needs no download
-    tokenizer: str = ""  # folder of a published vocabulary; empty: trained on the corpus
-    isolate: bool = True  # packed documents do not see each other: no text is learned as another's continuation
+    tokenizer: Any
+    source: Any  # of batches, see `train.loop.Source`
+    best: str  # the one of the measures whose lowest value marks the best checkpoint
 
+    def record(self) -> dict[str, Any]:
+        """What the run learns from, by counts and hashes, for `run.json`; with `corpus` and its `sha256`."""
+        ...
 
-@dataclass(frozen=True, kw_only=True)
-class Labeled:
-    """Which labeled texts. The vocabulary comes from where training starts, and grows by the marks of tasks."""
+    def probe(self, model: Any) -> dict[str, float]:
+        """Measures on a beginning of the held-out data, while training."""
+        ...
 
-    corpus: str = "packages"  # packages, or a file of JSON lines (see `data.labeled`)
-    labels: int = 0  # texts to learn from, equally many of each class and drawn by the seed; 0 takes all
-    longest_text: int = 0  # tokens kept of each text; 0 keeps all, and it is an error when they do not fit
+    def measure(self, model: Any) -> dict[str, Any]:
+        """Measures on all held-out data, at the end."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,7 @@ class Recipe:
 
     name: str
     model: Any  # the Config of a model file
-    data: Text | Labeled = field(default_factory=Text)
+    data: Any = field(default_factory=Text)  # settings with `prepare(recipe, tokenizer=)` and `resolved()`
     start: str = ""  # run or folder of the model that training begins from; empty: a new one
     objective: Objective = field(default_factory=NextToken)
     optimizer: AdamW = field(default_factory=AdamW)
@@ -80,11 +84,10 @@ def list_recipes() -> dict[str, str]:
     """Every recipe as `module.function`, with the first line of its docstring."""
     found = {}
     for module in pkgutil.iter_modules(recipes.__path__):
-        if module.name not in ("recipe", "prepare", "run"):
-            functions = vars(importlib.import_module(f"bedplate.recipes.{module.name}"))
-            for name, value in functions.items():
-                if callable(value) and getattr(value, "__annotations__", {}).get("return") is Recipe:
-                    found[f"{module.name}.{name}"] = (value.__doc__ or "").partition("\n")[0]
+        functions = vars(importlib.import_module(f"bedplate.recipes.{module.name}"))
+        for name, value in functions.items():
+            if getattr(value, "__annotations__", None) == {"return": Recipe}:
+                found[f"{module.name}.{name}"] = (value.__doc__ or "").partition("\n")[0]
     return found
 
 

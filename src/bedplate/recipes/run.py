@@ -10,23 +10,19 @@ import torch
 from torch import nn
 
 from bedplate.adapt.start_from import start_from
-from bedplate.data.labeled import PACKAGES_TASK
-from bedplate.data.mixture import Share, read_shares
 from bedplate.data.prefetch import Prefetched
-from bedplate.data.text import BUILT_IN
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
-from bedplate.evaluate.language import Likelihood, likelihood
 from bedplate.files import write_json
-from bedplate.models import build
-from bedplate.recipes.prepare import Prepared, load_run, open_start, prepare
-from bedplate.recipes.recipe import Labeled, Recipe, Text, find_recipe, settings_of
+from bedplate.models import build, from_pretrained
+from bedplate.recipes.recipe import Prepared, Recipe, find_recipe, settings_of
 from bedplate.train import ranks
+from bedplate.train.checkpoint import load_weights, newest_checkpoint
 from bedplate.train.loop import Outcome, Settings, train
 from bedplate.train.memory import forget_peak, memory_now, memory_peak
 from bedplate.train.parallel import Parallel
-from bedplate.train.report import HELD_OUT, RESULT, USAGE
-from bedplate.train.run import check_no_run, held, new_run, read_run
+from bedplate.train.report import RESULT, USAGE
+from bedplate.train.run import RECORD, check_no_run, held, new_run, read_run
 from bedplate.train.track import check_trackers, tracked
 
 RESUMABLE = ("micro_batch_size", "checkpoint_every", "evaluate_every")
@@ -47,16 +43,17 @@ def start(
     several ranks, the first reads and tokenizes the text, and the others open what it left.
     """
     check_trackers(track)
-    recipe = replace(recipe, data=_absolute(recipe.data), start=_whole(recipe.start))
+    origin = recipe.start and str(Path(recipe.start).expanduser().resolve())
+    recipe = replace(recipe, data=recipe.data.resolved(), start=origin)
     prepared = ranks.leader_first(lambda: _begin(recipe, folder, skip_spikes=execution.get("skip_spikes", False)))
     if prepared is None:
-        prepared = prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
+        prepared = recipe.data.prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
     return _train(recipe, prepared, folder, watch=watch, track=track, resume=False, **execution)
 
 
 def _begin(recipe: Recipe, folder: Path, *, skip_spikes: bool) -> Prepared:
     check_no_run(folder)
-    prepared = prepare(recipe)
+    prepared = recipe.data.prepare(recipe)
     record = {"recipe": recipe.name, "settings": settings_of(recipe), "data": prepared.record()}
     with new_run(folder, record | ({"skip_spikes": True} if skip_spikes else {})):
         prepared.tokenizer.save(folder / "tokenizer")
@@ -81,13 +78,33 @@ def resume(
         fix = f"leave it out (only {', '.join(RESUMABLE)} may change), or start a new run with --from {folder}"
         raise UserError(f"a resumed run keeps its {changed[0]}", fix=fix)
     recipe = find_recipe(record["recipe"], record["settings"] | dict(settings or {}))
-    prepared = prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
+    prepared = recipe.data.prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
     if record["data"]["corpus"]["sha256"] != prepared.record()["corpus"]["sha256"]:
         cause = f"the text {recipe.data.corpus!r} has changed since {folder} began"
         raise UserError(cause, fix="restore the text (or the Python version of a built-in one), or start a new run")
     begun = ranks.decided(lambda: any((folder / "checkpoints").glob("step-*")))
     execution["skip_spikes"] = execution.get("skip_spikes", False) or record.get("skip_spikes", False)
     return _train(recipe, prepared, folder, watch=watch, track=track, resume=begun, **execution)
+
+
+def load_run(folder: Path) -> tuple[nn.Module, ByteBPE]:
+    """The model at a run's newest good checkpoint (its averaged weights, where it kept them), and its tokenizer."""
+    record = read_run(folder)
+    checkpoint = newest_checkpoint(folder)
+    recipe = find_recipe(record["recipe"], record["settings"])
+    model = build(recipe.model)
+    load_weights(checkpoint, model, averaged=recipe.average > 0)
+    return model.eval(), ByteBPE.from_folder(folder / "tokenizer")
+
+
+def open_start(start: str) -> tuple[nn.Module, ByteBPE]:
+    """The model that training begins from, and its tokenizer: of a run, or of a folder in Hugging Face layout."""
+    folder = Path(start).expanduser()
+    if (folder / RECORD).exists():
+        return load_run(folder)
+    if not (folder / "config.json").exists():
+        raise UserError(f"{start} is neither a run nor a model", fix="name the folder of one, with start=FOLDER")
+    return from_pretrained(folder), ByteBPE.from_folder(folder)
 
 
 def _train(
@@ -118,12 +135,9 @@ def _train(
         seed=recipe.seed,
         evaluate_every=recipe.evaluate_every,
         checkpoint_every=recipe.checkpoint_every,
-        best=HELD_OUT,
+        best=prepared.best,
         **execution,
     )
-
-    def evaluate(model: nn.Module) -> dict[str, float]:
-        return {HELD_OUT: likelihood(model, prepared.probe_windows()).bits_per_byte} | prepared.measures(model)
 
     with ExitStack() as stack:
         ranks.leader_first(lambda: stack.enter_context(held(folder)))
@@ -132,44 +146,19 @@ def _train(
         source = stack.enter_context(Prefetched(prepared.source))
         outcome = train(
             model, source, recipe.objective,
-            settings=settings, folder=folder, evaluate=evaluate, watch=watch, resume=resume,
+            settings=settings, folder=folder, evaluate=prepared.probe, watch=watch, resume=resume,
         )  # fmt: skip
         if not outcome.interrupted and ranks.rank() == 0:
             used = {"memory_before": before, "memory_peak": memory_peak(), "execution": _spread(settings)}
             write_json(folder / USAGE, used)
             del model  # the one that is measured needs its room
-            _measure_whole(folder, prepared, outcome.step)
+            trained, _ = load_run(folder)
+            write_json(folder / RESULT, {"step": outcome.step, **prepared.measure(trained.to(ranks.device()))})
     ranks.barrier()
     return outcome
-
-
-def _measure_whole(folder: Path, prepared: Prepared, step: int) -> None:
-    """Measure all held-out text at the end, of a mixture also that of each part, and write the result."""
-    trained, _ = load_run(folder)
-    model = trained.to(ranks.device())
-    measured = {str(part.share): likelihood(model, part.held_out_windows()) for part in prepared.parts}
-    whole = Likelihood.total(measured.values())
-    result = {"bits_per_byte": whole.bits_per_byte, "perplexity_per_token": whole.perplexity_per_token}
-    result |= {"tokens": whole.tokens, "bytes": whole.bytes, **prepared.measures(model)}
-    by_part = {"parts": {name: {"bits_per_byte": part.bits_per_byte} for name, part in measured.items()}}
-    write_json(folder / RESULT, {"step": step, **result} | (by_part if len(measured) > 1 else {}))
 
 
 def _spread(settings: Settings) -> dict[str, Any]:
     """How the work was spread, as plans name it."""
     parallel = settings.parallel
     return {"gpus": ranks.world_size(), "strategy": parallel.strategy, "checkpointing": parallel.checkpointing}
-
-
-def _whole(name: str) -> str:
-    return name if name in ("", *BUILT_IN) else str(Path(name).expanduser().resolve())
-
-
-def _absolute(data: Text | Labeled) -> Text | Labeled:
-    """The same files, from whatever folder the run is resumed or repeated."""
-    if isinstance(data, Labeled):
-        return data if data.corpus == PACKAGES_TASK else replace(data, corpus=_whole(data.corpus))
-    shares = [replace(share, corpus=_whole(share.corpus)) for share in read_shares(data.corpus)]
-    plain = len(shares) == 1 and shares[0] == Share(shares[0].corpus)
-    corpus = shares[0].corpus if plain else ",".join(map(str, shares))
-    return replace(data, corpus=corpus, tokenizer=_whole(data.tokenizer))

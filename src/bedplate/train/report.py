@@ -13,7 +13,7 @@ from bedplate.train.run import read_metrics, read_run
 REPORT, RESULT, SAMPLES, CONTRACTS = "report.html", "result.json", "samples.json", "contracts.json"
 USAGE, PLAN = "usage.json", "plan.json"  # what a run took, and beside it what was predicted
 HELD_OUT = "held_out_bits_per_byte"
-ACCURACY = "held_out_accuracy"
+ERROR = "held_out_error"  # the share of wrong labels
 
 STYLE = """
 :root { --ink: #1c2330; --soft: #667085; --line: #e4e7ec; --ground: #ffffff; --band: #f7f8fa;
@@ -82,6 +82,8 @@ def _figures(metrics: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | N
     figures = {"last training loss, nats per token": f"{metrics[-1]['loss']:.3f}"}
     if result:
         figures["bits per byte, all held-out text"] = f"{result['bits_per_byte']:.3f}"
+    if result and "accuracy" in result:
+        figures["right labels, all held-out items"] = f"{result['accuracy']:.1%}"
         figures["perplexity per token, all held-out text"] = f"{result['perplexity_per_token']:.1f}"
     figures["tokens per second (median)"] = f"{speeds[len(speeds) // 2]:,.0f}"
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items())

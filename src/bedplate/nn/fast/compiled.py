@@ -74,7 +74,8 @@ def called(function: Callable[..., Any]) -> Callable[..., Any]:
 def run(function: Callable[..., Any], form: object, *arguments: Any) -> None:
     """Run a kernel while no other one runs; `form` tells the types of its arguments apart."""
     with _lock:
-        count = min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
+        threads = torch.get_num_threads()
+        count = min(threads, config.NUMBA_NUM_THREADS)
         if getattr(_threads, "count", None) != count:
             numba.set_num_threads(count)
             _threads.count = count
@@ -84,6 +85,8 @@ def run(function: Callable[..., Any], form: object, *arguments: Any) -> None:
         with _alone_on_this_machine():
             function(*arguments)
         _run_before.add((function, form))
+        if torch.get_num_threads() != threads:  # numba's pool, when it begins, sets the number for torch, too
+            torch.set_num_threads(threads)
 
 
 @contextmanager

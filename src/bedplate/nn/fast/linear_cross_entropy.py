@@ -21,16 +21,17 @@ def linear_cross_entropy_plain(
     weight: Float[Tensor, "vocab dim"],
     targets: Int[Tensor, " rows"],
     *,
+    bias: Float[Tensor, " vocab"] | None = None,
+    factors: Float[Tensor, " rows"] | None = None,
     smoothing: float = 0.0,
     z: float = 0.0,
-    factors: Float[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Sum of -log softmax(features weight^T)[target] over the rows whose target is not `IGNORE`.
+    """Sum of -log softmax(features weight^T + bias)[target] over the rows whose target is not `IGNORE`.
 
     `smoothing` gives that share of the target to all tokens alike (Szegedy et al. 2016, section 7); `z` adds z log^2 of
-    the softmax's normalizer (PaLM, section 5); `factors` multiply the loss of each row.
+    the softmax's normalizer (PaLM, section 5). `factors` multiply the loss of each row.
     """
-    logits = F.linear(features, weight)
+    logits = F.linear(features, weight, bias)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     penalties = z * logits.logsumexp(dim=-1).square() * (targets != IGNORE)
     losses = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none", label_smoothing=smoothing)
@@ -42,22 +43,24 @@ def linear_cross_entropy(
     weight: Float[Tensor, "vocab dim"],
     targets: Int[Tensor, " rows"],
     *,
+    bias: Float[Tensor, " vocab"] | None = None,
+    factors: Float[Tensor, " rows"] | None = None,
     smoothing: float = 0.0,
     z: float = 0.0,
-    factors: Float[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, ""]:
     """The same sum as `linear_cross_entropy_plain`, value and gradient, in memory for `ROWS` rows of logits."""
     if not torch.is_grad_enabled():
-        features, weight = features.detach(), weight.detach()
+        features, weight, bias = features.detach(), weight.detach(), None if bias is None else bias.detach()
     factors = torch.ones(len(targets), device=features.device) if factors is None else factors
-    return _LinearCrossEntropy.apply(features, weight, targets, smoothing, z, factors)
+    return _LinearCrossEntropy.apply(features, weight, bias, targets, factors, smoothing, z)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, smoothing: float, z: float, factors: Tensor
-    ) -> Tensor:
+        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None,
+        targets: Tensor, factors: Tensor, smoothing: float, z: float,
+    ) -> Tensor:  # fmt: skip
         device = features.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         needs_grad = any(ctx.needs_input_grad)
@@ -65,27 +68,29 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.promote_types(dtype, torch.float32), device=features.device)
         exact = torch.promote_types(weight.dtype, torch.float32)  # many rows are added up
         grad_weight = torch.zeros_like(weight, dtype=exact) if needs_grad else None
+        grad_bias = torch.zeros_like(bias, dtype=exact) if needs_grad and bias is not None else None
         with torch.autocast(device, enabled=False):
-            small = weight.to(dtype)
+            small, offset = weight.to(dtype), None if bias is None else bias.to(dtype)
             for start in range(0, len(features), ROWS):
                 rows = features[start : start + ROWS].to(dtype)
-                logits = F.linear(rows, small).to(total.dtype)
+                logits = F.linear(rows, small, offset).to(total.dtype)
                 counted = targets[start : start + ROWS], factors[start : start + ROWS]
                 total += _loss_then_gradient_in_place(logits, *counted, smoothing, z)
                 if grad_features is not None and grad_weight is not None:
                     gradient = logits.to(dtype)
                     grad_features[start : start + ROWS] = gradient @ small
                     _add_product(grad_weight, gradient, rows)
+                    if grad_bias is not None:
+                        grad_bias += gradient.sum(dim=0, dtype=exact)
                     del gradient
                 del logits  # or they would stay while the next rows are made
-        ctx.save_for_backward(grad_features, grad_weight)
+        ctx.save_for_backward(grad_features, grad_weight, grad_bias)
         return total
 
     @staticmethod
     @once_differentiable  # the gradient was made in forward: a second derivative would miss its largest part
     def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
-        grad_features, grad_weight = ctx.saved_tensors
-        gradients = (grad * grad_total.to(grad.dtype) for grad in (grad_features, grad_weight))
+        gradients = (None if grad is None else grad * grad_total.to(grad.dtype) for grad in ctx.saved_tensors)
         return *gradients, None, None, None, None
 
 
