@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from bedplate.data.labeled import PACKAGES, SNIPPET, balanced, open_task, read_packages
+from bedplate.data.labeled import SNIPPET, balanced, open_task, read_snippets
+from bedplate.data.python_library import PACKAGES
 from bedplate.data.tasks import Marks
 from bedplate.data.text import is_held_out
 from bedplate.errors import UserError
@@ -87,4 +88,4 @@ def test_snippets_of_packages_do_not_leak() -> None:
 
 def test_more_labels_than_there_are_is_an_error() -> None:
     with pytest.raises(UserError, match=r"set data.labels to \d+ or less"):
-        balanced(read_packages(), 100_000, seed=0)
+        balanced(read_snippets(), 100_000, seed=0)
