@@ -15,6 +15,7 @@ from bedplate.weights.gguf import write_gguf
 MODEL_TYPES = {  # model_type in config.json -> module with its checkpoint tables, `HF`: one, or one for each head
     "gpt2": "bedplate.models.gpt2",
     "openai-gpt": "bedplate.models.gpt1",
+    "marian": "bedplate.models.transformer",
 }
 
 

@@ -17,7 +17,8 @@ from bedplate.evaluate.language import likelihood
 from bedplate.evaluate.tasks import accuracy
 from bedplate.recipes.recipe import Recipe
 from bedplate.recipes.run import open_start
-from bedplate.train.report import ERROR
+
+ERROR = "held_out_error"  # the share of wrong labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,11 @@ class Labeled:
     corpus: str = PACKAGES_TASK  # packages, or a file of JSON lines (see `data.labeled`)
     labels: int = 0  # texts to learn from, equally many of each class and drawn by the seed; 0 takes all
     longest_text: int = 0  # tokens kept of each text; 0 keeps all, and it is an error when they do not fit
+
+    @property
+    def title(self) -> str:
+        """In a few words."""
+        return "snippets of five packages" if self.corpus == PACKAGES_TASK else self.corpus
 
     def prepare(self, recipe: Recipe, *, tokenizer: ByteBPE | None = None) -> "PreparedTask":
         """Read the texts and turn them into sequences for the model."""
