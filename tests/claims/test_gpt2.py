@@ -38,5 +38,5 @@ def test_questions_are_fair() -> None:
 
 
 def test_experiments_are_found_by_the_name_of_their_paper() -> None:
-    assert list_experiments() == ["gpt2"]
+    assert "gpt2" in list_experiments()
     assert find_experiment("gpt2") is gpt2

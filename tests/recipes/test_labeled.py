@@ -36,7 +36,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_begins_from_another_and_goes_on(read: Path, tmp_path: Path) -> None:
-    recipe = find_recipe("gpt1.finetune", TASK | {"start": str(read), "evaluate_every": 2, "checkpoint_every": 2})
+    recipe = find_recipe("gpt1.finetune", TASK | {"data.start": str(read), "evaluate_every": 2, "checkpoint_every": 2})
     start(recipe, tmp_path / "straight", watch=quiet)
     record = json.loads((tmp_path / "straight" / "result.json").read_text())
     assert 0 <= record["accuracy"] <= 1 and record["items"] > 200 and record["bits_per_byte"] > 0
@@ -57,7 +57,7 @@ def stop_at(metrics: dict[str, Any], step: int) -> None:
 
 
 def test_it_starts_where_the_other_ended(read: Path, tmp_path: Path) -> None:
-    recipe = find_recipe("gpt1.finetune", TASK | {"start": str(read), "steps": 1, "optimizer.lr": 1e-12})
+    recipe = find_recipe("gpt1.finetune", TASK | {"data.start": str(read), "steps": 1, "optimizer.lr": 1e-12})
     start(recipe, tmp_path / "run", watch=quiet)
     (before, old), (after, new) = load_run(read), load_run(tmp_path / "run")
     ids = torch.randint(297, (1, 20))
@@ -66,7 +66,7 @@ def test_it_starts_where_the_other_ended(read: Path, tmp_path: Path) -> None:
 
 
 def test_what_was_learned_opens_in_transformers(read: Path, tmp_path: Path) -> None:
-    start(find_recipe("gpt1.finetune", TASK | {"start": str(read)}), tmp_path / "run", watch=quiet)
+    start(find_recipe("gpt1.finetune", TASK | {"data.start": str(read)}), tmp_path / "run", watch=quiet)
     bedplate.load(tmp_path / "run").save(tmp_path / "saved")
     theirs, report = OpenAIGPTForSequenceClassification.from_pretrained(tmp_path / "saved", output_loading_info=True)
     assert not any(report.values()) and theirs.config.num_labels == 5
@@ -81,7 +81,7 @@ def test_answers_are_chosen(read: Path, tmp_path: Path) -> None:
     lines = [{"context": f"{n} = ", "answers": [f"{n}", f"{n + 1}"], "label": n % 2} for n in range(80)]
     path = tmp_path / "choices.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
-    recipe = choosing(find_recipe("gpt1.finetune", TASK | {"start": str(read), "data.corpus": str(path)}))
+    recipe = choosing(find_recipe("gpt1.finetune", TASK | {"data.start": str(read), "data.corpus": str(path)}))
     prepared = recipe.data.prepare(recipe)
     assert prepared.source.batch(0)["ids"].shape[:2] == (5, 2)
     model = GPT1Chooser(recipe.model)
@@ -100,7 +100,7 @@ def choosing(recipe: Recipe) -> Recipe:
         ({"model.num_classes": 4}, "5 classes, the model 4"),
         ({"model.vocab_size": 301}, "set model.vocab_size=300"),
         ({"data.longest_text": 47}, "49 tokens, the model takes 48"),
-        ({"start": "nowhere"}, "neither a run nor a model"),
+        ({"data.start": "nowhere"}, "neither a run nor a model"),
         ({"model.dim": 32}, "shape"),
         ({"objective.language_weight": -1.0}, "language_weight"),
     ],
@@ -108,4 +108,4 @@ def choosing(recipe: Recipe) -> Recipe:
 )
 def test_mistakes_are_said(changes: dict[str, Any], problem: str, read: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=problem):
-        start(find_recipe("gpt1.finetune", TASK | {"start": str(read)} | changes), tmp_path / "run", watch=quiet)
+        start(find_recipe("gpt1.finetune", TASK | {"data.start": str(read)} | changes), tmp_path / "run", watch=quiet)

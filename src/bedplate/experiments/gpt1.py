@@ -10,9 +10,10 @@ A second claim, which GPT-2 answered: the norms of GPT-1 stand after the residua
 
 import itertools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from bedplate.adapt.start_from import start_from
 from bedplate.evaluate.tasks import accuracy
 from bedplate.experiments.experiment import Verdict
 from bedplate.models import build
+from bedplate.objectives.fine_tuning import FineTuning
 from bedplate.recipes import Recipe, Text, gpt2
 from bedplate.recipes.gpt1 import finetune, pydocs
 from bedplate.train.loop import Settings, train
@@ -78,8 +80,7 @@ class Result:
 def run(scale: str, *, watch: Callable[[str], None] = print) -> Result:
     """Read once, fine-tune in each condition and seed; then train with either norm."""
     settings, items = SCALES[scale], 0
-    accuracies: dict[str, tuple[float, ...]] = {}
-    losses: dict[str, tuple[float, ...]] = {}
+    accuracies, losses = dict[str, tuple[float, ...]](), dict[str, tuple[float, ...]]()
     recipe = reading(settings)
     read = recipe.data.prepare(recipe)
     reader, _ = trained(recipe, read.source, watch=watch)
@@ -94,7 +95,7 @@ def run(scale: str, *, watch: Callable[[str], None] = print) -> Result:
     for seed, name in itertools.product(range(settings.seeds), settings.norms):
         recipe = norms(settings, name, seed)
         _, log = trained(recipe, recipe.data.prepare(recipe).source)
-        losses[name] = (*losses.get(name, ()), _mean(log[-LAST:]))
+        losses[name] = (*losses.get(name, ()), fmean(log[-LAST:]))
         watch(f"seed {seed}: {name}: loss {losses[name][-1]:.2f}")
     return Result(scale=scale, items=items, accuracies=accuracies, losses=losses)
 
@@ -135,7 +136,7 @@ def task(settings: Scale, weight: float, seed: int) -> Recipe:
     recipe = finetune()
     model = replace(recipe.model, vocab_size=settings.vocab_size + 3, **settings.sizes)  # and the marks of tasks
     data = replace(recipe.data, labels=settings.labels, longest_text=model.context_length - 2)
-    objective, steps = replace(recipe.objective, language_weight=weight), 10 * settings.labels // recipe.batch_size
+    objective, steps = FineTuning(language_weight=weight), 10 * settings.labels // recipe.batch_size
     return replace(recipe, model=model, data=data, objective=objective, steps=steps, seed=seed)
 
 
@@ -153,8 +154,8 @@ def check(result: Result) -> Verdict:
     sums lag as much as is asked without a warm-up behind those before, and behind themselves with one.
     """
     settings = SCALES[result.scale]
-    right = {name: _mean(values) for name, values in result.accuracies.items()}
-    loss = {name: _mean(values) for name, values in result.losses.items()}
+    right = {name: fmean(values) for name, values in result.accuracies.items()}
+    loss = {name: fmean(values) for name, values in result.losses.items()}
     gain, *_ = (right[f"pre-trained, lambda {each}"] - right[f"new, lambda {each}"] for each in settings.lambdas)
     gap = loss["norms after"] - max(value for name, value in loss.items() if name != "norms after")
     sentence = (
@@ -172,7 +173,7 @@ def plot(result: Result, path: Path) -> None:
     panels = (result.accuracies, f"right labels ({result.items})"), (result.losses, "final loss, nats per token")
     for axes, (values, label) in zip(figure.subplots(1, 2), panels, strict=True):
         for place, points in enumerate(values.values()):
-            axes.bar(place, _mean(points), width=0.6, color="#9db7e8")
+            axes.bar(place, fmean(points), width=0.6, color="#9db7e8")
             axes.scatter([place] * len(points), points, color="#1c2330", s=14, zorder=3)
         axes.set_xticks(range(len(values)), [name.replace(", ", "\n") for name in values], fontsize=8)
         axes.set(ylabel=label)
@@ -182,7 +183,3 @@ def plot(result: Result, path: Path) -> None:
 
 def _listed(means: dict[str, float], form: str) -> str:
     return ", ".join(f"{name} {mean:{form}}" for name, mean in means.items())
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -8,7 +8,7 @@ from bedplate.recipes.labeled import Labeled
 from bedplate.recipes.recipe import Recipe
 from bedplate.recipes.text import Text
 from bedplate.train.optimizer import AdamW
-from bedplate.train.schedule import WarmupCosine, WarmupLinear
+from bedplate.train.schedule import WarmupCosine, WarmupTimesLinear
 
 SIZE = {"context_length": 128, "dim": 128, "num_layers": 4, "num_heads": 4}
 
@@ -32,14 +32,14 @@ def stdlib() -> Recipe:
 
 
 def finetune() -> Recipe:
-    """From which of five packages is a snippet? 200 labels; start=RUN names a run of gpt1.stdlib to begin from."""
+    """From which of five packages is a snippet? 200 labels; data.start=RUN names a run of gpt1.stdlib to begin from."""
     return Recipe(
         name="gpt1.finetune",
         model=ClassifierConfig(vocab_size=2048, num_classes=5, **SIZE),  # 2,045 and three marks
         data=Labeled(labels=200, longest_text=126),
         objective=FineTuning(),
         optimizer=AdamW(lr=1e-3, betas=(0.9, 0.999), weight_decay=0.01),
-        schedule=WarmupLinear(warmup_steps=10),
+        schedule=WarmupTimesLinear(warmup_steps=10),  # as in the released code
         steps=100,
         batch_size=20,
         micro_batch_size=20,
