@@ -19,6 +19,7 @@ CEILINGS = (
     ("recipes/text.py", 300),
     ("recipes/labeled.py", 300),
     ("recipes/run.py", 300),
+    ("recipes/pairs.py", 300),
     ("recipes/*.py", 60),
     ("experiments/*.py", 180),
     ("nn/**/*.py", 250),

@@ -95,6 +95,8 @@ PAPERS = (
     Paper(
         row="D2", system="Transformer", sources=("Vaswani et al. 2017, arXiv 1706.03762",),
         works_when="translation, Noam schedule, beam, ablations", peer="fairseq (dead)",
+        state="working", model="models.transformer", objective="objectives.sequence_to_sequence",
+        recipes="recipes.transformer", experiment="experiments.transformer", page="papers/transformer.md",
     ),
     Paper(
         row="D3", system="BERT", sources=("Devlin, Chang, Lee & Toutanova 2019, arXiv 1810.04805",),

@@ -26,6 +26,7 @@ from bedplate.objectives.fine_tuning import FineTuning
 from bedplate.recipes import Recipe, Text, gpt2
 from bedplate.recipes.gpt1 import finetune, pydocs
 from bedplate.train.loop import Settings, train
+from bedplate.train.run import read_metrics
 from bedplate.train.schedule import Constant
 
 CLAIM = (
@@ -83,7 +84,8 @@ def run(scale: str, *, watch: Callable[[str], None] = print) -> Result:
     accuracies, losses = dict[str, tuple[float, ...]](), dict[str, tuple[float, ...]]()
     recipe = reading(settings)
     read = recipe.data.prepare(recipe)
-    reader, _ = trained(recipe, read.source, watch=watch)
+    watch(f"reading {recipe.steps} steps")
+    reader, _ = trained(recipe, read.source)
     for seed, weight in itertools.product(range(settings.seeds), settings.lambdas):
         recipe = task(settings, weight, seed)
         texts = recipe.data.prepare(recipe, tokenizer=read.tokenizer)
@@ -100,27 +102,19 @@ def run(scale: str, *, watch: Callable[[str], None] = print) -> Result:
     return Result(scale=scale, items=items, accuracies=accuracies, losses=losses)
 
 
-def trained(
-    recipe: Recipe, source: Any, *, origin: torch.nn.Module | None = None, watch: Callable[[str], None] | None = None
-) -> tuple[Any, list[float]]:
+def trained(recipe: Recipe, source: Any, *, origin: torch.nn.Module | None = None) -> tuple[Any, list[float]]:
     """The model that a recipe trains, from the origin or from nothing, and its losses."""
     torch.manual_seed(recipe.seed)
-    model, losses = build(recipe.model), list[float]()
+    model = build(recipe.model)
     if origin is not None:
         start_from(model, origin)
-
-    def note(metrics: dict[str, Any]) -> None:
-        losses.append(metrics["loss"])
-        if watch and metrics["step"] % (recipe.steps // 4) == 0:
-            watch(f"  step {metrics['step']}: loss {metrics['loss']:.3f}")
-
     settings = Settings(
         steps=recipe.steps, micro_batch_size=recipe.micro_batch_size, optimizer=recipe.optimizer,
         schedule=recipe.schedule, seed=recipe.seed, checkpoint_every=recipe.steps,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        train(model, source, recipe.objective, settings=settings, folder=Path(folder), watch=note)
-    return model, losses
+        train(model, source, recipe.objective, settings=settings, folder=Path(folder))
+        return model, [line["loss"] for line in read_metrics(Path(folder))]
 
 
 def reading(settings: Scale) -> Recipe:

@@ -18,15 +18,16 @@ from torch import Tensor, nn
 
 from bedplate.errors import UserError
 from bedplate.generate.engine import Engine, Request
+from bedplate.generate.prompt import reads_a_source
 from bedplate.generate.sample import Sampling
 from bedplate.generate.text import Generation, IdsOnly
 from bedplate.models import build, from_pretrained, save_pretrained
-from bedplate.objectives.next_token import NextToken
 from bedplate.train.checkpoint import TRAINING, list_checkpoints
 from bedplate.train.loop import Settings, accumulate, train
 from bedplate.train.optimizer import AdamW
 from bedplate.train.parallel import Work
 from bedplate.verify.trace import Pairs, largest_error, recording
+from bedplate.verify.writing import as_decoder, objective_of, with_source
 
 ROUNDING = 1e-10  # float64, relative to the largest value: some 10^5 units in the last place
 EQUAL_BITS = 0.0
@@ -82,7 +83,7 @@ def check(contract: Contract, model: nn.Module) -> Row:
 
 def cached_equals_uncached(model: Any) -> Pairs:
     """One forward pass over a sequence = a prefill, a chunk and single tokens through the cache."""
-    model = _double(model)
+    model = as_decoder(_double(model))
     ids = _random_ids(model, (2, min(24, _context(model))))
     half = ids.shape[1] // 2
     with torch.no_grad(), recording(model) as whole:
@@ -97,7 +98,7 @@ def cached_equals_uncached(model: Any) -> Pairs:
 
 def batched_equals_single(model: Any) -> Pairs:
     """Sequences of different lengths decoded together = each alone."""
-    model = _double(model)
+    model = as_decoder(_double(model))
     new = 3
     lengths = torch.tensor([min(length, _context(model) - new) for length in (2, 11, 7)])
     if _context(model) < 6:
@@ -160,6 +161,8 @@ def _served(model: Any, requests: list[Request], *, slots: int) -> list[Generati
 
 def packed_equals_unpacked(model: nn.Module) -> Pairs:
     """Documents packed into one row = each in a row of its own."""
+    if reads_a_source(model):
+        raise NotApplicable("pairs of source and target are not packed")
     model = _double(model)
     if _context(model) < 3:
         raise NotApplicable("three packed documents need a context of 3 tokens")
@@ -181,7 +184,7 @@ def packed_equals_unpacked(model: nn.Module) -> Pairs:
 def accumulated_equals_whole(model: nn.Module) -> Pairs:
     """Gradients of a batch computed row by row = at once, also when rows count different numbers of tokens."""
     model = _double(model)
-    batch = _random_batch(model, rows=4)
+    batch = with_source(model, _random_batch(model, rows=4))
     batch["targets"][1, 2:] = -100
     gradients = [_gradients(model, batch, micro_batch_size=size) for size in (1, 4)]
     return [(f"gradient of {name}", gradients[0][name], value) for name, value in gradients[1].items()]
@@ -200,7 +203,7 @@ def equals_reference(model: Any) -> Pairs:
     """Logits and input gradients of the exported folder in transformers = ours."""
     if importlib.util.find_spec("transformers") is None:
         raise NotApplicable("transformers is not installed")
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -208,8 +211,13 @@ def equals_reference(model: Any) -> Pairs:
     ids = _random_ids(model, (2, min(24, _context(model))))
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(model, Path(folder), end_id=0)
-        reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
-    ours, theirs = model(ids), reference(ids).logits
+        library = AutoModelForSeq2SeqLM if reads_a_source(model) else AutoModelForCausalLM
+        reference = library.from_pretrained(folder, dtype=torch.float64).eval()
+    if reads_a_source(model):
+        source = ids.flip(1)
+        ours, theirs = model(source, ids), reference(input_ids=source, decoder_input_ids=ids).logits
+    else:
+        ours, theirs = model(ids), reference(ids).logits
     (ours.logsumexp(-1).sum()).backward()
     (theirs.logsumexp(-1).sum()).backward()
     gradient = model.token_embedding.weight.grad
@@ -219,16 +227,16 @@ def equals_reference(model: Any) -> Pairs:
 def resumed_equals_uninterrupted(model: nn.Module) -> Pairs:
     """Training stopped and resumed from its checkpoint = never stopped: weights and optimizer, bit for bit."""
     settings = Settings(steps=4, micro_batch_size=2, optimizer=AdamW(lr=1e-3), checkpoint_every=2)
-    source = _FixedBatch(_random_batch(model, rows=2))
+    source, objective = _FixedBatch(with_source(model, _random_batch(model, rows=2))), objective_of(model)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         straight = copy.deepcopy(model).float().requires_grad_(True)
-        train(straight, source, NextToken(), settings=settings, folder=folder)
+        train(straight, source, objective, settings=settings, folder=folder)
         last = list_checkpoints(folder)[-1]
         expected = _read(last / TRAINING)
         last.rename(folder / "kept")
         resumed = build(model.config)
-        train(resumed, source, NextToken(), settings=settings, folder=folder, resume=True)
+        train(resumed, source, objective, settings=settings, folder=folder, resume=True)
         actual = _read(list_checkpoints(folder)[-1] / TRAINING)
     weights = resumed.state_dict()
     pairs: Pairs = [(name, weights[name], value) for name, value in straight.state_dict().items()]
@@ -275,7 +283,7 @@ def _random_batch(model: nn.Module, *, rows: int) -> dict[str, Tensor]:
 
 def _gradients(model: nn.Module, batch: dict[str, Tensor], *, micro_batch_size: int) -> dict[str, Tensor]:
     model.zero_grad()
-    sums = accumulate(Work(model), NextToken(), batch, 0, Settings(steps=1, micro_batch_size=micro_batch_size))
+    sums = accumulate(Work(model), objective_of(model), batch, 0, Settings(steps=1, micro_batch_size=micro_batch_size))
     return {name: p.grad.clone() / sums["count"].item() for name, p in model.named_parameters() if p.grad is not None}
 
 
