@@ -58,7 +58,7 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(
-        corpus="packages", sizes={"context_length": 64, "dim": 64, "num_layers": 2}, vocab_size=509, steps=250,
+        corpus="packages", sizes={"context_length": 64, "dim": 64, "num_layers": 1}, vocab_size=509, steps=500,
         labels=100, lambdas=(0.5,), seeds=1, gain=0.05, norms=NORMS[:2], norm_dim=32, norm_steps=60, gap=0.1,
     ),
     "small": Scale(
