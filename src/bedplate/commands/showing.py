@@ -1,4 +1,4 @@
-"""Commands that show what there is: papers, show, show-batch, runs, diff."""
+"""Commands that show what there is: papers, show, show-batch, explain, runs, diff."""
 
 import argparse
 import dataclasses
@@ -54,6 +54,39 @@ def show_batch(options: argparse.Namespace) -> int:
     print(policy)
     save_json(options.json, {"rows": rows, "policy": policy})
     return 0
+
+
+def explain(options: argparse.Namespace) -> int:
+    """What an attention head of a model computes for a text: queries, keys, scores, softmax and sums, and a picture."""
+    from bedplate.console import print_table, save_json
+    from bedplate.evaluate.attention import draw, explain_head
+    from bedplate.language_model import load
+
+    opened = load(options.model)
+    head = explain_head(opened.model, opened.tokenizer, options.text, layer=options.layer, head=options.head)
+    last = len(head.tokens) - 1
+    place = last if options.token is None else options.token
+    if not 0 <= place <= last:
+        raise UserError(f"there is no token {place}", fix=f"choose --token from 0 to {last}")
+    title, query, rows = (
+        f"{options.model}, layer {options.layer}, head {options.head}",
+        head.query[place],
+        head.row(place),
+    )
+    print(f"{title}: what token {place}, {head.tokens[place]!r}, sees with the query {_begin(query.tolist())}\n")
+    print_table([row | {"key": _begin(row["key"]), "value": _begin(row["value"])} for row in rows])
+    print(f"\nThe sums are the layer's own output for this head, to {head.error:.0e} of its largest number.")
+    if options.out:
+        draw(head, options.out, title=title)
+        print(f"Picture: {options.out}")
+    record = {"rows": rows, "query": query.tolist(), "weights": head.weights.tolist(), "error": head.error}
+    save_json(options.json, record)
+    return 0
+
+
+def _begin(numbers: list[float]) -> str:
+    """The first four."""
+    return " ".join(f"{number:.2f}" for number in numbers[:4]) + (" ..." if len(numbers) > 4 else "")
 
 
 def runs(options: argparse.Namespace) -> int:
@@ -118,6 +151,14 @@ def register(command: Command) -> None:
     one.add_argument("--step", type=int, default=0, metavar="N", help="which batch (default: the first)")
     one.add_argument("--row", type=int, default=0, metavar="N", help="which window of the batch (default: the first)")
     one.add_argument("--tokens", type=int, default=24, metavar="N", help="how many tokens to print (default: 24)")
+    one = command(explain, json=True)
+    one.add_argument("what", choices=("attention",))
+    one.add_argument("model", help="a run, a folder, a shipped name or hub id")
+    one.add_argument("text")
+    one.add_argument("--layer", type=int, default=0, metavar="L", help="from 0 (default)")
+    one.add_argument("--head", type=int, default=0, metavar="H", help="from 0 (default)")
+    one.add_argument("--token", type=int, metavar="N", help="whose row is printed (default: the last)")
+    one.add_argument("--out", type=Path, metavar="FILE", help="draw the weights of all tokens here (PNG)")
     one = command(runs, json=True)
     one.add_argument("folder", nargs="?", type=Path, default=RUNS, help="where to look, and below (default: runs)")
     one = command(diff, json=True)
