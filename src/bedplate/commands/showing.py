@@ -106,18 +106,37 @@ def runs(options: argparse.Namespace) -> int:
 
 
 def diff(options: argparse.Namespace) -> int:
-    """Where two runs differ, down to the first loss; or where a server differs from a model, and why; 1 if they do."""
+    """Where two runs differ, down to the first loss; or a server and a model, and why; or two systems, such as gpt1 and
+    gpt2, in code and settings; 1 if they do.
+    """
     from bedplate.console import print_comparison, save_json
+    from bedplate.evaluate.systems import systems
     from bedplate.train.runs import compare_runs
 
     if options.right.startswith(("http://", "https://")):
         return _diff_server(options)
     if options.served or options.key:
         raise UserError("--served and --key are for servers", fix="give the URL of one, such as http://localhost:8000")
+    if not Path(options.left).exists() and {options.left, options.right} <= set(systems()):
+        return _diff_systems(options)
     found = compare_runs(Path(options.left), Path(options.right))
     print_comparison(found)
     save_json(options.json, found)
     return int(not found["same"])
+
+
+def _diff_systems(options: argparse.Namespace) -> int:
+    """What the model file and the settings of one system change in those of another."""
+    from bedplate.console import print_table, save_json
+    from bedplate.evaluate.systems import compare_systems
+
+    found = compare_systems(options.left, options.right)
+    print("\n".join(found["code"]))
+    if found["fields"]:
+        print()
+        print_table(found["fields"], title="Settings and their defaults, where they differ")
+    save_json(options.json, found)
+    return int(bool(found["code"]))
 
 
 def _diff_server(options: argparse.Namespace) -> int:
@@ -162,9 +181,15 @@ def register(command: Command) -> None:
     one = command(runs, json=True)
     one.add_argument("folder", nargs="?", type=Path, default=RUNS, help="where to look, and below (default: runs)")
     one = command(diff, json=True)
-    one.add_argument("left", metavar="RUN", help="a run folder, or its run.json; for a server any model, or an export")
     one.add_argument(
-        "right", metavar="RUN_OR_URL", help="another run, or an OpenAI-style server (http://localhost:8000)"
+        "left",
+        metavar="RUN",
+        help="a run folder, or its run.json; for a server any model, or an export; or a system such as gpt1",
+    )
+    one.add_argument(
+        "right",
+        metavar="RUN_OR_URL",
+        help="another run, an OpenAI-style server (http://localhost:8000), or another system",
     )
     one.add_argument("--key", type=Path, metavar="FILE", help="begins with the key that the server asks for")
     one.add_argument("--served", metavar="NAME", help="the server's name of the model (default: the first it lists)")

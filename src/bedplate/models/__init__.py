@@ -72,6 +72,11 @@ def build(config: object) -> nn.Module:
     return max(fitting, key=lambda table: len(table.config.__mro__)).model(config)
 
 
+def config_of(name: str) -> type:
+    """The `Config` of the model file of this name."""
+    return importlib.import_module(f"bedplate.models.{name}").Config
+
+
 def published_sizes() -> dict[str, object]:
     """The configurations that papers published, by name."""
     modules = [importlib.import_module(path) for path in dict.fromkeys(MODEL_TYPES.values())]

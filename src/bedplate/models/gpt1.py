@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from bedplate.errors import UserError, nearest
 from bedplate.nn.attend import Bias
-from bedplate.nn.attention import Attention, KVCache
+from bedplate.nn.attention import Attention
+from bedplate.nn.cache import KVCache
 from bedplate.nn.linear import Linear, Weight, project
 from bedplate.nn.mlp import ACTIVATIONS, MLP
 from bedplate.nn.norm import LayerNorm
