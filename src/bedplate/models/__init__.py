@@ -16,6 +16,8 @@ MODEL_TYPES = {  # model_type in config.json -> module with its checkpoint table
     "gpt2": "bedplate.models.gpt2",
     "openai-gpt": "bedplate.models.gpt1",
     "marian": "bedplate.models.transformer",
+    "mt5": "bedplate.models.t5",
+    "t5": "bedplate.models.t5",
 }
 
 
