@@ -1,8 +1,13 @@
 """The input transformations are the paper's, and items come once an epoch."""
 
+from pathlib import Path
+
 import pytest
 
-from bedplate.data.tasks import Item, Marks, TaskItems, collate
+from bedplate.data.tasks import Item, Marks, TaskItems, collate, with_marks
+from bedplate.data.tokenize import load_tokenizer
+from bedplate.data.tokenize.byte_bpe import ByteBPE
+from bedplate.data.tokenize.word_bpe import WordBPE
 from bedplate.errors import UserError
 
 MARKS = Marks.after(100)
@@ -47,3 +52,17 @@ def test_every_item_comes_once_in_each_epoch_whatever_the_batch_size() -> None:
 def test_what_cannot_be_learned_from_is_refused(items: list[Item], problem: str) -> None:
     with pytest.raises(UserError, match=problem):
         TaskItems(items, length=3, batch_size=2, seed=0)
+
+
+@pytest.mark.parametrize("family", [ByteBPE, WordBPE])
+def test_a_vocabulary_gets_the_marks_once(family: type[ByteBPE] | type[WordBPE], tmp_path: Path) -> None:
+    plain = family.train(["a text of words, and more words of a text"] * 9, vocab_size=270 if family is ByteBPE else 30)
+    marked = with_marks(plain)
+    marks = Marks.of(marked)
+    assert marks == Marks.after(plain.vocab_size) and marked.vocab_size == plain.vocab_size + 3
+    text = "a text of _start_ words"
+    assert marked.encode(text) == plain.encode(text) and marks.start not in marked.encode(text)
+    assert marked.end_id == (plain.end_id if family is ByteBPE else marks.extract) and with_marks(marked) is marked
+    marked.save(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert Marks.of(again) == marks and again.digest == marked.digest and again.end_id == marked.end_id

@@ -10,7 +10,7 @@ import torch
 from transformers import OpenAIGPTForSequenceClassification
 
 import bedplate
-from bedplate.data.tasks import MARKS
+from bedplate.data.tokenize.word_bpe import TASK_TOKENS
 from bedplate.errors import UserError
 from bedplate.models.gpt1 import GPT1Chooser, TaskConfig
 from bedplate.recipes import Recipe, find_recipe
@@ -62,7 +62,7 @@ def test_it_starts_where_the_other_ended(read: Path, tmp_path: Path) -> None:
     (before, old), (after, new) = load_run(read), load_run(tmp_path / "run")
     ids = torch.randint(297, (1, 20))
     torch.testing.assert_close(after(ids)[..., :297], before(ids), rtol=0, atol=1e-5)
-    assert new.vocabulary.special[-3:] == MARKS and new.encode("text _start_") == old.encode("text _start_")
+    assert new.vocabulary.special[-3:] == TASK_TOKENS and new.encode("text _start_") == old.encode("text _start_")
 
 
 def test_what_was_learned_opens_in_transformers(read: Path, tmp_path: Path) -> None:

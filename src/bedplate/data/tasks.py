@@ -5,17 +5,18 @@ sequences between a start and an extract token, so that the model itself stays a
 """
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
 from bedplate.data.order import Permutation
+from bedplate.data.tokenize import Tokenizer
 from bedplate.data.tokenize.byte_bpe import ByteBPE
+from bedplate.data.tokenize.word_bpe import TASK_TOKENS, WordBPE
 from bedplate.errors import UserError
 
 Ids = Sequence[int]
-MARKS = ("_start_", "_delimiter_", "_classify_")  # as the released code calls them; they follow the vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +33,10 @@ class Marks:
         return cls(start=vocab_size, delimiter=vocab_size + 1, extract=vocab_size + 2)
 
     @classmethod
-    def of(cls, tokenizer: ByteBPE) -> "Marks":
+    def of(cls, tokenizer: Tokenizer) -> "Marks":
         """Those of a tokenizer that has them."""
-        start, delimiter, extract = (tokenizer.vocabulary.ids[mark] for mark in MARKS)
+        ids = {token: id for id, token in tokenizer.tokens.items()}
+        start, delimiter, extract = (ids[mark] for mark in TASK_TOKENS)
         return cls(start=start, delimiter=delimiter, extract=extract)
 
     def classification(self, text: Ids) -> list[list[int]]:
@@ -54,13 +56,17 @@ class Marks:
         return [sequence for answer in answers for sequence in self.entailment(context, answer)]
 
 
-def with_marks(tokenizer: ByteBPE) -> ByteBPE:
-    """The tokenizer with the three tokens behind its vocabulary; text never gives them. One that has them stays."""
-    vocabulary = tokenizer.vocabulary
-    if set(MARKS) <= set(vocabulary.special):
+def with_marks(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with the three tokens behind its vocabulary; text never gives them. One that has them stays.
+
+    Where a vocabulary has no token that ends a text, as GPT-1's, the extract token does.
+    """
+    if set(TASK_TOKENS) <= set(tokenizer.tokens.values()):
         return tokenizer
-    ids = {mark: tokenizer.vocab_size + place for place, mark in enumerate(MARKS)}
-    return ByteBPE(replace(vocabulary, ids={**vocabulary.ids, **ids}, special=(*vocabulary.special, *MARKS)))
+    if not isinstance(tokenizer, ByteBPE | WordBPE):
+        kind = type(tokenizer).__name__
+        raise UserError(f"the marks of tasks cannot be added to a {kind} vocabulary", fix="start from a GPT model")
+    return tokenizer.with_special(*TASK_TOKENS, end=TASK_TOKENS[-1] if tokenizer.end_id < 0 else None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,10 @@ from torch import nn
 from bedplate.data.labeled import PACKAGES_TASK, Record, Task, open_task
 from bedplate.data.shards import TokenShards, cached
 from bedplate.data.source import sequential_windows
-from bedplate.data.tasks import MARKS, Item, Marks, TaskItems, with_marks
+from bedplate.data.tasks import Item, Marks, TaskItems, with_marks
+from bedplate.data.tokenize import Tokenizer
 from bedplate.data.tokenize.byte_bpe import ByteBPE
+from bedplate.data.tokenize.word_bpe import TASK_TOKENS
 from bedplate.errors import UserError
 from bedplate.evaluate.language import likelihood
 from bedplate.evaluate.tasks import accuracy
@@ -35,7 +37,7 @@ class Labeled:
         """In a few words."""
         return "snippets of five packages" if self.corpus == PACKAGES_TASK else self.corpus
 
-    def prepare(self, recipe: Recipe, *, tokenizer: ByteBPE | None = None) -> "PreparedTask":
+    def prepare(self, recipe: Recipe, *, tokenizer: Tokenizer | None = None) -> "PreparedTask":
         """Read the texts and turn them into sequences for the model."""
         task = open_task(self.corpus, labels=self.labels, seed=recipe.seed)
         self._check_classes(recipe, task)
@@ -43,10 +45,10 @@ class Labeled:
             tokenizer = open_start(self.start)[1]
         elif tokenizer is None:
             texts = (document.text for document in task.corpus().train)
-            tokenizer = ByteBPE.train(texts, vocab_size=recipe.model.vocab_size - len(MARKS))
+            tokenizer = ByteBPE.train(texts, vocab_size=recipe.model.vocab_size - len(TASK_TOKENS))
         tokenizer = with_marks(tokenizer)
         if tokenizer.vocab_size != recipe.model.vocab_size:
-            cause = f"the vocabulary has {tokenizer.vocab_size} tokens with the {len(MARKS)} marks of tasks"
+            cause = f"the vocabulary has {tokenizer.vocab_size} tokens with the {len(TASK_TOKENS)} marks of tasks"
             raise UserError(
                 f"{cause}, the model {recipe.model.vocab_size}", fix=f"set model.vocab_size={tokenizer.vocab_size}"
             )
@@ -66,7 +68,7 @@ class Labeled:
             fix = "use gpt1.choose" if task.chooses else f"use a classifier with model.num_classes={len(task.classes)}"
             raise UserError(f"{self.corpus} has {len(task.classes)} classes, the model {classes or 'none'}", fix=fix)
 
-    def _source(self, recipe: Recipe, records: Iterable[Record], task: Task, tokenizer: ByteBPE) -> TaskItems:
+    def _source(self, recipe: Recipe, records: Iterable[Record], task: Task, tokenizer: Tokenizer) -> TaskItems:
         marks, longest = Marks.of(tokenizer), self.longest_text or None
         items = [record.item(marks, lambda text: tokenizer.encode(text)[:longest], task.classes) for record in records]
         length = recipe.model.context_length
@@ -78,7 +80,7 @@ class PreparedTask:
     """What a recipe stands for once its labeled texts are read."""
 
     task: Task
-    tokenizer: ByteBPE
+    tokenizer: Tokenizer
     source: TaskItems
     held_out: Sequence[Item]
     text: TokenShards  # of the held-out items
