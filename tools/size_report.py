@@ -17,6 +17,7 @@ FUNCTION = 50
 CEILINGS = (
     ("recipes/recipe.py", 300),  # the machinery of recipes, not a recipe
     ("recipes/text.py", 300),
+    ("recipes/labeled.py", 300),
     ("recipes/run.py", 300),
     ("recipes/pairs.py", 300),
     ("recipes/spans.py", 300),

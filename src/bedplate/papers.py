@@ -105,6 +105,8 @@ PAPERS = (
     Paper(
         row="D4", system="GPT-1", sources=("Radford, Narasimhan, Salimans & Sutskever 2018",),
         works_when="input transforms, auxiliary loss", peer="transformers `openai`",
+        state="working", model="models.gpt1", objective="objectives.fine_tuning", recipes="recipes.gpt1",
+        experiment="experiments.gpt1", page="papers/gpt1.md",
     ),
     Paper(
         row="D5", system="GPT-2", sources=("Radford, Wu, Child, Luan, Amodei & Sutskever 2019",),

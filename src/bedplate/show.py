@@ -44,6 +44,8 @@ def describe_batch(recipe: Recipe, *, step: int, row: int) -> tuple[list[dict[st
     tokenizer, batch = prepared.tokenizer, prepared.source.batch(step)
     if not 0 <= row < recipe.batch_size:
         raise UserError(f"the batch has no window {row}", fix=f"choose --row from 0 to {recipe.batch_size - 1}")
+    if "targets" not in batch:
+        return _describe_item(tokenizer, batch, row)
     documents = batch.get("documents", torch.zeros_like(batch["ids"]))[row].tolist()
     rows = []
     for position, (id, target) in enumerate(
@@ -58,6 +60,21 @@ def describe_batch(recipe: Recipe, *, step: int, row: int) -> tuple[list[dict[st
         f"Documents end with {end} (id {tokenizer.end_id}), which is learned and opens the next one. "
         f"There is no padding. A token sees {sees}. "
         f"{len(batch['ids'])} windows of {batch['ids'].shape[1]} tokens a step."
+    )
+    return rows, policy
+
+
+def _describe_item(tokenizer: Any, batch: Any, row: int) -> tuple[list[dict[str, Any]], str]:
+    """The sequences of one labeled item, and its label."""
+    rows = []
+    for number, (ids, length) in enumerate(
+        zip(batch["ids"][row].tolist(), batch["lengths"][row].tolist(), strict=True)
+    ):
+        for position, id in enumerate(ids[:length]):
+            rows.append({"sequence": number, "position": position, "id": id, "text": repr(tokenizer.decode([id]))})
+    policy = (
+        f"The label is {batch['labels'][row]}, read from the last token of each sequence. "
+        f"What follows a sequence in the batch is not seen. {len(batch['ids'])} items a step."
     )
     return rows, policy
 

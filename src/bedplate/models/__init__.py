@@ -14,6 +14,7 @@ from bedplate.weights.gguf import write_gguf
 
 MODEL_TYPES = {  # model_type in config.json -> module with its checkpoint tables, `HF`: one, or one for each head
     "gpt2": "bedplate.models.gpt2",
+    "openai-gpt": "bedplate.models.gpt1",
     "marian": "bedplate.models.transformer",
     "mt5": "bedplate.models.t5",
     "t5": "bedplate.models.t5",
@@ -71,6 +72,11 @@ def build(config: object) -> nn.Module:
     """A newly initialized model of the architecture that this configuration belongs to."""
     fitting = [table for table in _all_tables() if isinstance(config, table.config)]
     return max(fitting, key=lambda table: len(table.config.__mro__)).model(config)
+
+
+def config_of(name: str) -> type:
+    """The `Config` of the model file of this name."""
+    return importlib.import_module(f"bedplate.models.{name}").Config
 
 
 def published_sizes() -> dict[str, object]:

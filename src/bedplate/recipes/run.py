@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from bedplate.adapt.start_from import start_from
 from bedplate.data.prefetch import Prefetched
 from bedplate.data.tokenize import Tokenizer, load_tokenizer
 from bedplate.errors import UserError
 from bedplate.files import write_json
-from bedplate.models import build
+from bedplate.models import build, from_pretrained
 from bedplate.recipes.recipe import Prepared, Recipe, find_recipe, settings_of
 from bedplate.train import ranks
 from bedplate.train.checkpoint import load_weights, newest_checkpoint
@@ -21,7 +22,7 @@ from bedplate.train.loop import Outcome, Settings, train
 from bedplate.train.memory import forget_peak, memory_now, memory_peak
 from bedplate.train.parallel import Parallel
 from bedplate.train.report import RESULT, USAGE
-from bedplate.train.run import check_no_run, held, new_run, read_run
+from bedplate.train.run import RECORD, check_no_run, held, new_run, read_run
 from bedplate.train.track import check_trackers, tracked
 
 RESUMABLE = ("micro_batch_size", "checkpoint_every", "evaluate_every")
@@ -95,6 +96,16 @@ def load_run(folder: Path) -> tuple[nn.Module, Tokenizer]:
     return model.eval(), load_tokenizer(folder / "tokenizer")
 
 
+def open_start(start: str) -> tuple[nn.Module, Tokenizer]:
+    """The model that training begins from, and its tokenizer: of a run, or of a folder in Hugging Face layout."""
+    folder = Path(start).expanduser()
+    if (folder / RECORD).exists():
+        return load_run(folder)
+    if not (folder / "config.json").exists():
+        raise UserError(f"{start} is neither a run nor a model", fix="name the folder of one, with data.start=FOLDER")
+    return from_pretrained(folder), load_tokenizer(folder)
+
+
 def _train(
     recipe: Recipe,
     prepared: Prepared,
@@ -109,6 +120,8 @@ def _train(
     forget_peak()
     torch.manual_seed(recipe.seed)
     model = build(recipe.model)
+    if not resume and getattr(recipe.data, "start", ""):
+        start_from(model, open_start(recipe.data.start)[0])
     if not (ranks.world_size() > 1 and execution.get("parallel", Parallel()).strategy == "fsdp"):
         model.to(ranks.device())  # otherwise each block goes there as it is sharded: the whole may not fit
     settings = Settings(

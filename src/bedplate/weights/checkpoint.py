@@ -76,6 +76,19 @@ class Setting:
         return value if self.values is None else next(key for key, ours in self.values.items() if ours == value)
 
 
+@dataclass(frozen=True)
+class Labels(Setting):
+    """Their table of class names, of which we keep the number."""
+
+    def load(self, value: Any) -> Any:
+        """How many classes there are."""
+        return len(value) if isinstance(value, dict) else value
+
+    def save(self, value: Any) -> Any:
+        """The names that transformers gives where nobody chose others."""
+        return {str(number): f"LABEL_{number}" for number in range(value)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """How folders of one Hugging Face `model_type` map to one of our models."""
@@ -205,6 +218,9 @@ class Checkpoint:
                 target = expected.get(full, expected.get(self.tied.get(full, "")))
                 _check_entry(name, entry, target, folder, expected)
                 names[name] = full
+        for copy, original in self.tied.items():  # where a file holds one of the two, it may be either
+            if original not in names.values() and copy in names.values() and copy not in expected:
+                names = {name: original if full == copy else full for name, full in names.items()}
         if missing := sorted(set(expected) - set(names.values())):
             cause = f"{folder}: {len(missing)} tensor(s) missing, the first is {missing[0]!r}"
             raise UserError(cause, fix="the file does not belong to this config.json, or was cut; copy both again")

@@ -7,6 +7,7 @@ so that every text has ids and comes back unchanged. The merging itself is done 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -65,6 +66,12 @@ class ByteBPE:
     def from_folder(cls, folder: Path | str) -> "ByteBPE":
         """Read `tokenizer.json`, or `vocab.json` and `merges.txt`, or OpenAI's `encoder.json` and `vocab.bpe`."""
         return cls(read_vocabulary(Path(folder), end=END))
+
+    def with_special(self, *tokens: str, end: str | None = None) -> "ByteBPE":
+        """The same with more special tokens behind all others; `end`: the one that ends a text."""
+        known = self.vocabulary
+        ids = {**known.ids, **{token: self.vocab_size + place for place, token in enumerate(tokens)}}
+        return ByteBPE(replace(known, ids=ids, special=(*known.special, *tokens), end=end or known.end))
 
     def save(self, folder: Path | str) -> None:
         """Write a folder that transformers opens, GPT-2's as GPT2Tokenizer, with the same ids."""
