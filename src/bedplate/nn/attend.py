@@ -10,7 +10,7 @@ from bedplate.nn.position import Alibi, Causal
 Heads = Float[Tensor, "batch heads query head_dim"]
 KeyHeads = Float[Tensor, "batch kv_heads key head_dim"]
 # A bias is added to the scores when it is floating point, and says "may look" when it is boolean.
-Bias = Causal | Alibi | Bool[Tensor, "#batch #heads query key"] | Float[Tensor, "#batch #heads query key"] | None
+Bias = Causal | Alibi | Bool[Tensor, "#batch #heads #query key"] | Float[Tensor, "#batch #heads #query key"] | None
 
 
 def attend(

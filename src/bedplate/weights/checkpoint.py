@@ -98,6 +98,7 @@ class Checkpoint:
     ignore: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)  # may be in a file as a copy of the second name
     aliases: Mapping[str, str] = field(default_factory=dict)  # endings of names in old files, and today's
+    mark: str = ""  # of two tables for one architecture: the tensor that files of this one hold
 
     def load(self, folder: Path, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False) -> nn.Module:
         """The model in a folder, in evaluation mode. Every mismatch of name, shape or type is a UserError."""
@@ -209,7 +210,7 @@ class Checkpoint:
     def _full_name(self, name: str) -> str:
         old = next((ending for ending in self.aliases if name.endswith(ending)), "")
         name = name.removesuffix(old) + self.aliases.get(old, "")
-        outside = {part for rule in self.weights for part in expand(rule.theirs) if not part.startswith(self.prefix)}
+        outside = {part for rule in self.weights for part in expand(rule.theirs)} | set(self.tied)
         return name if name.startswith(self.prefix) or name in outside else self.prefix + name
 
     def _untie(self, theirs: MutableMapping[str, Tensor], expected: Mapping[str, Tensor], folder: Path) -> None:
