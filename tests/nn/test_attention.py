@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from bedplate.nn.attend import attend, attend_plain
-from bedplate.nn.attention import Attention, KVCache
+from bedplate.nn.attention import Attention
+from bedplate.nn.cache import KVCache
 from bedplate.nn.position import CAUSAL
 
 

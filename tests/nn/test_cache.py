@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bedplate.nn.attention import Attention, KVCache
+from bedplate.nn.attention import Attention
+from bedplate.nn.cache import KVCache
 from bedplate.nn.position import CAUSAL, rotary
 
 CAPACITY = 12

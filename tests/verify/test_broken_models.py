@@ -13,7 +13,7 @@ import bedplate.verify.contracts as contracts
 from bedplate.models import gpt2
 from bedplate.models.gpt2 import GPT2, Config
 from bedplate.nn import attention, position
-from bedplate.nn.attention import KVCache
+from bedplate.nn.cache import KVCache
 from bedplate.train import checkpoint, loop
 from bedplate.verify.contracts import CONTRACTS, NotApplicable, Row, check, verify
 from bedplate.verify.trace import Trace, largest_error, recording, relative_error

@@ -8,7 +8,7 @@ import torch
 
 import bedplate.verify.contracts as contracts
 from bedplate.models.gpt2 import GPT2, Config
-from bedplate.nn.attention import KVCache
+from bedplate.nn.cache import KVCache
 from bedplate.train import checkpoint
 from bedplate.verify.contracts import CONTRACTS, Row, check, verify
 

@@ -8,6 +8,7 @@ import torch
 
 from bedplate.bench.devices import CPU_UTILIZATION, GPU_UTILIZATION, Device, matrix_rate
 from bedplate.bench.plan import job_of, memory, mfu, seconds_of_update
+from bedplate.bench.shape import plannable
 from bedplate.files import read_json
 from bedplate.recipes.recipe import find_recipe
 from bedplate.train.report import USAGE
@@ -21,9 +22,9 @@ def compare_with_plan(folder: Path) -> list[dict[str, Any]]:
     that a device usually reaches; memory from what the process held before it built the model.
     """
     record, used, log = read_run(folder), read_json(folder / USAGE), read_metrics(folder)
-    if not log:  # somebody removed it
-        return []
     recipe = find_recipe(record["recipe"], record["settings"])
+    if not log or not plannable(recipe.model):  # somebody removed it
+        return []
     where = "cuda" if torch.cuda.is_available() else "cpu"
     rate = matrix_rate(recipe.precision, device=where)
     device = Device(

@@ -110,8 +110,16 @@ class Shape:
         return 2 * self.num_layers * self.kv_dim * size
 
 
+def plannable(config: Any) -> bool:
+    """Whether a model of ours is a decoder alone, which is what plans know."""
+    needed = ("dim", "num_layers", "num_heads", "context_length", "tied")
+    return all(hasattr(config, name) for name in needed) and not hasattr(config, "num_decoder_layers")
+
+
 def shape_of(config: Any) -> Shape:
-    """The shape of a model of ours, from its Config."""
+    """The shape of a model of ours, from its Config. Raises UserError for what is no decoder alone."""
+    if not plannable(config):
+        raise UserError("plans know language models that are a decoder alone", fix="name one, such as gpt2")
     return Shape(
         config.dim,
         config.num_layers,

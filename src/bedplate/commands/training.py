@@ -29,7 +29,7 @@ def quickstart(options: argparse.Namespace) -> int:
 
     recipe = find_recipe("gpt2.quickstart", parse_overrides(options.settings))
     folder = options.out or folder_of(recipe)
-    print(f"1. Train {recipe.name} on {recipe.data.corpus} ({recipe.steps} steps, {recipe.precision}, in {folder})")
+    print(f"1. Train {recipe.name} on {recipe.data.title} ({recipe.steps} steps, {recipe.precision}, in {folder})")
     if code := _train_new(recipe, folder):
         return code
     language_model = load(folder)
@@ -88,7 +88,7 @@ def train(options: argparse.Namespace) -> int:
     if restarted and (folder / RECORD).exists():
         options.resume, options.recipe, options.settings = folder, None, []
         return _resume(options)
-    print(f"{recipe.name}: {recipe.steps} steps, {recipe.precision}, on {recipe.data.corpus}, in {folder}")
+    print(f"{recipe.name}: {recipe.steps} steps, {recipe.precision}, on {recipe.data.title}, in {folder}")
     if code := _train_new(recipe, folder, **_execution(options)):
         return code
     print(f'Try: {program()} generate "..." --model {folder}')
@@ -151,10 +151,10 @@ def _after(outcome: Any, folder: Path) -> int:
     if int(os.environ.get("RANK", "0")):
         return 0  # rank 0 tells
     result = read_json(folder / RESULT)
-    held_out = f"{result['bits_per_byte']:.3f} bits/byte"
-    held_out += f", {result['accuracy']:.1%} of its labels right" if "accuracy" in result else ""
     write_json(folder / PLAN, compare_with_plan(folder))
-    print(f"Trained {outcome.step} steps; all held-out text: {held_out}. Report: {write_report(folder)}")
+    words = {"bits_per_byte": "{:.3f} bits/byte", "bleu": "{:.1f} BLEU", "accuracy": "{:.1%} right"}
+    measured = ", ".join(form.format(result[name]) for name, form in words.items() if name in result)
+    print(f"Trained {outcome.step} steps; all held-out text: {measured}. Report: {write_report(folder)}")
     return 0
 
 

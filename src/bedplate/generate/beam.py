@@ -1,7 +1,8 @@
 """Beam search: the likeliest whole continuations that a search of limited width finds.
 
-Scores are sums of log-probabilities divided by length**length_penalty (Wu et al. 2016, section 7, simplified as
-transformers does); the choices at every step are those of transformers 5, so that the same weights give the same text.
+Scores are sums of log-probabilities divided by a penalty of the length: length**length_penalty, as transformers has
+it, or with `gnmt` the formula of Wu et al. (2016, eq. 14), which the Transformer's paper uses with 0.6. The choices at
+every step are those of transformers 5, so that the same weights give the same text.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,8 +13,20 @@ import torch
 from torch import Tensor
 
 from bedplate.errors import UserError
-from bedplate.generate.prompt import evaluating, prefill, prompt_ids
+from bedplate.generate.prompt import beginning, evaluating, prefill, prompt_ids
 from bedplate.generate.text import Generation
+
+Penalty = Callable[[int, float], float]
+
+
+def power(length: int, exponent: float) -> float:
+    """length**exponent."""
+    return length**exponent
+
+
+def gnmt(length: int, exponent: float) -> float:
+    """((5 + length) / 6)**exponent: weaker for short texts."""
+    return ((5 + length) / 6) ** exponent
 
 
 @dataclass(frozen=True)
@@ -22,6 +35,7 @@ class Beams:
 
     width: int = 4
     length_penalty: float = 1.0  # above 0 longer texts are preferred; 0 leaves the plain sum
+    penalty: Penalty = power
     early_stopping: bool = False  # end a search as soon as `width` texts have ended
 
     def __post_init__(self) -> None:
@@ -82,7 +96,7 @@ def beam_search(
     """
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens is {max_new_tokens}", fix="give a number from 1 up")
-    room = [model.config.context_length - len(prompt) for prompt in prompts]
+    room = [model.config.context_length - len(beginning(model, prompt)) for prompt in prompts]
     searches = [_Search(beams, min(max_new_tokens, each)) for each in room]
     going = list(searches)
     if not going:
@@ -149,7 +163,7 @@ class _Search:
                 going.append(longer)
                 chosen.append((beam, token))
             elif rank < width:
-                score = total / length**self.beams.length_penalty
+                score = total / self.beams.penalty(length, self.beams.length_penalty)
                 self.ended.append(Hypothesis(longer.ids, longer.logprobs, score))
         self.ended = sorted(self.ended, key=lambda each: -each.score)[:width]
         self.running = going[:width]
@@ -160,7 +174,7 @@ class _Search:
         """Whether the best running beam would, if it ended now, be among the best; it is not looked further ahead."""
         if len(self.ended) < self.beams.width:
             return True
-        best = self.running[0].total / length**self.beams.length_penalty
+        best = self.running[0].total / self.beams.penalty(length, self.beams.length_penalty)
         return not self.beams.early_stopping and best > self.ended[-1].score
 
 

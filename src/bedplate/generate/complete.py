@@ -7,7 +7,7 @@ from torch import nn
 
 from bedplate.errors import UserError
 from bedplate.generate.engine import NOT_A_NUMBER, NOTHING_ALLOWED, Engine, Request
-from bedplate.generate.prompt import prompt_ids
+from bedplate.generate.prompt import beginning, prompt_ids
 from bedplate.generate.sample import Sampling
 from bedplate.generate.text import Generation
 
@@ -113,6 +113,6 @@ def _request(
 
 def _engine(model: Any, tokenizer: Any, requests: Sequence[Request]) -> Engine:
     """An engine just large enough."""
-    longest = max(len(request.prompt) + request.max_new_tokens for request in requests)
+    longest = max(len(beginning(model, request.prompt)) + request.max_new_tokens for request in requests)
     capacity = min(longest, model.config.context_length)
     return Engine(model, tokenizer, slots=min(len(requests), SLOTS), capacity=capacity)

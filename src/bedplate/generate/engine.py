@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bedplate.errors import UserError
-from bedplate.generate.prompt import CHUNK, evaluating, fit, read
+from bedplate.generate.prompt import CHUNK, beginning, evaluating, fit, read, read_source, reads_a_source
 from bedplate.generate.sample import Sampling, choose
 from bedplate.generate.text import Generation, TextStream, Writer
 
@@ -74,7 +74,8 @@ class _Sequence:
 
     number: int
     request: Request
-    prompt: list[int]
+    prompt: list[int]  # what the decoder reads first
+    source: list[int]  # what the encoder reads, of models that have one
     writer: Writer
     generator: torch.Generator
     read: int = 0  # prompt tokens in the state
@@ -120,8 +121,10 @@ class Engine:
 
     def submit(self, request: Request) -> int:
         """Take a request; returns its number. Raises UserError when its prompt does not fit the model."""
-        keep = self.model.config.context_length - request.max_new_tokens
-        prompt = fit(self.model, request.prompt, keep=keep, truncate=request.truncate)
+        sourced = reads_a_source(self.model)
+        keep = self.model.config.context_length - (1 if sourced else request.max_new_tokens)
+        fitting = fit(self.model, request.prompt, keep=keep, truncate=request.truncate)
+        prompt, source = beginning(self.model, fitting), fitting if sourced else []
         room = min(self.model.config.context_length, self._capacity) - len(prompt)
         if room < 1:
             cause = f"the prompt has {len(prompt)} tokens, the engine holds {self._capacity} a sequence"
@@ -129,7 +132,7 @@ class Engine:
         writer = Writer(self.tokenizer, TextStream(request.stop), request.max_new_tokens, room)
         generator = torch.Generator().manual_seed(request.seed)
         self._numbers += 1
-        self._waiting.append(_Sequence(self._numbers, request, prompt, writer, generator))
+        self._waiting.append(_Sequence(self._numbers, request, prompt, source, writer, generator))
         return self._numbers
 
     def cancel(self, number: int) -> None:
@@ -193,6 +196,8 @@ class Engine:
             for layer in self._state:
                 layer.view([slot]).truncate([0])
         sequence.read, self._prompts[slot] = length, sequence.prompt[:length]
+        if sequence.source:
+            read_source(self.model, [layer.view([slot]) for layer in self._state], sequence.source)
         return slot
 
     def _advance(self, going: list[int]) -> Tensor:

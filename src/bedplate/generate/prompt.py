@@ -12,10 +12,26 @@ from bedplate.errors import UserError
 CHUNK = 128  # prompt tokens that go through the model at a time
 
 
+def reads_a_source(model: Any) -> bool:
+    """Whether this is an encoder-decoder model: it reads a prompt as its source, and writes from a start token on."""
+    return hasattr(model, "read_source")
+
+
 def prompt_ids(model: Any, tokenizer: Any, prompt: str, *, keep: int, truncate: bool) -> list[int]:
-    """The ids of a prompt, an end mark for an empty one; raises UserError when it is too long and not to be cut."""
+    """The ids of a prompt, an end mark for an empty one; raises UserError when it is too long and not to be cut.
+
+    A source ends with an end mark, as the sources that encoder-decoder models are trained on do.
+    """
+    if reads_a_source(model):
+        ids = [*tokenizer.encode(prompt), tokenizer.end_id]
+        return fit(model, ids, keep=model.config.context_length - 1, truncate=truncate)
     ids = tokenizer.encode(prompt) or [tokenizer.end_id]
     return fit(model, ids, keep=keep, truncate=truncate)
+
+
+def beginning(model: Any, prompt: Sequence[int]) -> list[int]:
+    """What the decoder reads before it writes."""
+    return [model.config.start_id] if reads_a_source(model) else list(prompt)
 
 
 def fit(model: Any, ids: Sequence[int], *, keep: int, truncate: bool) -> list[int]:
@@ -41,13 +57,22 @@ def fit(model: Any, ids: Sequence[int], *, keep: int, truncate: bool) -> list[in
 @torch.inference_mode()
 def prefill(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> tuple[Tensor, list[Any]]:
     """Features [batch dim] at the last token of each prompt, and the state after it."""
-    longest = max(len(prompt) for prompt in prompts)
+    texts = [beginning(model, prompt) for prompt in prompts]
+    longest = max(len(text) for text in texts)
     state = model.new_state(len(prompts), capacity=min(model.config.context_length, longest + max_new_tokens))
     features = []
-    for row, prompt in enumerate(prompts):
+    for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
         own = [layer.view([row]) for layer in state]
-        features.append([read(model, own, prompt[start : start + CHUNK]) for start in range(0, len(prompt), CHUNK)][-1])
+        if reads_a_source(model):
+            read_source(model, own, prompt)
+        features.append([read(model, own, text[start : start + CHUNK]) for start in range(0, len(text), CHUNK)][-1])
     return torch.cat(features), state
+
+
+def read_source(model: Any, state: Sequence[Any], ids: Sequence[int]) -> None:
+    """Let one sequence read its source."""
+    device = next(model.parameters()).device
+    model.read_source(torch.tensor([ids], device=device), state=state)
 
 
 def read(model: Any, state: Sequence[Any], ids: Sequence[int]) -> Tensor:

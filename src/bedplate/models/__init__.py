@@ -18,6 +18,7 @@ MODEL_TYPES = {  # model_type in config.json -> module with its checkpoint table
     "gpt2": "bedplate.models.gpt2",
     "openai-gpt": "bedplate.models.gpt1",
     "bert": "bedplate.models.bert",
+    "marian": "bedplate.models.transformer",
 }
 
 

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from bedplate.errors import UserError, nearest
 from bedplate.nn.attend import Bias
-from bedplate.nn.attention import Attention, KVCache
+from bedplate.nn.attention import Attention
+from bedplate.nn.cache import KVCache
 from bedplate.nn.linear import Linear, Weight, inferring, kernels, project
 from bedplate.nn.mlp import ACTIVATIONS, MLP
 from bedplate.nn.norm import LayerNorm
 from bedplate.nn.position import CAUSAL, restarting_positions, within_documents
-from bedplate.weights.checkpoint import Checkpoint, Setting
+from bedplate.weights.checkpoint import ACTIVATION_WORDS, Checkpoint, Setting
 from bedplate.weights.rules import Drop, Rename, Split, Transpose
 
 
@@ -187,20 +188,7 @@ HF = Checkpoint(
         Setting("n_layer", "num_layers"),
         Setting("n_head", "num_heads"),
         Setting("n_inner", "mlp_dim"),
-        Setting(
-            "activation_function",
-            "activation",
-            values={
-                "gelu_new": "gelu_tanh",
-                "gelu_pytorch_tanh": "gelu_tanh",
-                "gelu_fast": "gelu_tanh",
-                "gelu": "gelu",
-                "relu": "relu",
-                "silu": "silu",
-                "swish": "silu",
-                "tanh": "tanh",
-            },
-        ),
+        Setting("activation_function", "activation", values=ACTIVATION_WORDS),
         Setting("layer_norm_epsilon", "norm_eps"),
         Setting("resid_pdrop", "dropout"),
         Setting("embd_pdrop", "dropout"),

@@ -54,7 +54,7 @@ class Recipe:
 
     name: str
     model: Any  # the Config of a model file
-    data: Any = field(default_factory=Text)  # settings with `prepare(recipe, tokenizer=)` and `resolved()`
+    data: Any = field(default_factory=Text)  # settings with `title`, `prepare(recipe, tokenizer=)`, `resolved()`
     start: str = ""  # run or folder of the model that training begins from; empty: a new one
     objective: Objective = field(default_factory=NextToken)
     optimizer: AdamW = field(default_factory=AdamW)

@@ -29,6 +29,11 @@ class Text:
     tokenizer: str = ""  # folder of a published vocabulary; empty: trained on the corpus
     isolate: bool = True  # packed documents do not see each other: no text is learned as another's continuation
 
+    @property
+    def title(self) -> str:
+        """In a few words."""
+        return self.corpus
+
     def prepare(self, recipe: Any, *, tokenizer: ByteBPE | None = None) -> "PreparedText":
         """Read the text, train or read the tokenizer, and cut windows; token shards are opened as they are."""
         return prepare(recipe, tokenizer=tokenizer)

@@ -38,6 +38,12 @@ i.key { display: inline-block; width: .7rem; height: .7rem; border-radius: 3px; 
 dt { color: var(--soft); font-size: .85rem; } dd { margin: 0; font-size: 1.25rem; font-weight: 600; }
 """
 # The parts of a step as the loop logs them, and a color that is told apart on light and dark ground.
+RESULTS = {  # what a run may have measured at its end
+    "bits_per_byte": ("bits per byte, all held-out text", "{:.3f}"),
+    "perplexity_per_token": ("perplexity per token, all held-out text", "{:.1f}"),
+    "bleu": ("BLEU of held-out translations", "{:.1f}"),
+    "accuracy": ("accuracy, all held-out items", "{:.1%}"),
+}
 PARTS = {"data": "#c2410c", "forward": "#4a6fb5", "backward": "#7c5cbf", "optimizer": "#2f8f6b", "other": "#98a2b3"}
 
 
@@ -81,10 +87,7 @@ def _figures(metrics: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | N
     speeds = sorted(line["items_per_second"] for line in metrics)
     figures = {"last training loss, nats per token": f"{metrics[-1]['loss']:.3f}"}
     if result:
-        figures["bits per byte, all held-out text"] = f"{result['bits_per_byte']:.3f}"
-    if result and "accuracy" in result:
-        figures["right labels, all held-out items"] = f"{result['accuracy']:.1%}"
-        figures["perplexity per token, all held-out text"] = f"{result['perplexity_per_token']:.1f}"
+        figures |= {title: form.format(result[name]) for name, (title, form) in RESULTS.items() if name in result}
     figures["tokens per second (median)"] = f"{speeds[len(speeds) // 2]:,.0f}"
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items())
     return f'<dl class="figures">{cells}</dl>'

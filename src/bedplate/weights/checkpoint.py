@@ -47,6 +47,12 @@ NEUTRAL: Mapping[str, Any] = {
 }  # fmt: skip
 
 
+ACTIVATION_WORDS: Mapping[str, str] = {  # their names of activations, of which the first spelling is written
+    "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu": "gelu",
+    "relu": "relu", "silu": "silu", "swish": "silu", "tanh": "tanh",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Setting:
     """A key of config.json and our name for it; `values` translates words, of which the first spelling is written."""
@@ -94,7 +100,9 @@ class Checkpoint:
     settings: tuple[Setting, ...]
     weights: tuple[Rule, ...]
     prefix: str = ""  # optional in files, always written
-    require: Mapping[str, Any] = field(default_factory=dict)
+    require: Mapping[str, Any] = field(default_factory=dict)  # keys in the only value that is supported; written
+    accept: Mapping[str, Any] = field(default_factory=dict)  # the same of keys that older files hold; not written
+    absent: Mapping[str, Any] = field(default_factory=dict)  # what a missing key means, where our default says other
     ignore: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)  # may be in a file as a copy of the second name
     aliases: Mapping[str, str] = field(default_factory=dict)  # endings of names in old files, and today's
@@ -126,11 +134,15 @@ class Checkpoint:
 
     def save(self, model: nn.Module, folder: Path, *, extra: Mapping[str, Any] | None = None) -> None:
         """Write config.json (with the `extra` keys) and safetensors that the reference library opens."""
+        values = self.config_to(model.config)
+        if self.config_from(values) != model.config:
+            cause = f"{self.architecture}, as which this model would be saved, cannot have its configuration"
+            raise UserError(cause, fix="save a model that differs from the published ones in sizes alone")
         tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
         tensors = self.to_theirs(tensors, model.config)
         dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
         write_tensors(tensors, folder)
-        write_json(folder / "config.json", self.config_to(model.config) | {"dtype": dtype} | dict(extra or {}))
+        write_json(folder / "config.json", values | {"dtype": dtype} | dict(extra or {}))
 
     def to_ours(self, theirs: MutableMapping[str, Tensor], config: Any) -> dict[str, Tensor]:
         """Apply every rule's `load`, which takes tensors out of `theirs`, so that no two copies of a model are held."""
@@ -160,8 +172,8 @@ class Checkpoint:
         """Our configuration from the content of config.json; unknown keys and unsupported switches are errors."""
         ours: dict[str, Any] = {}
         known = {setting.theirs: setting for setting in self.settings}
-        required = {**NEUTRAL, **self.require}
-        for key, value in values.items():
+        required = {**NEUTRAL, **self.accept, **self.require}
+        for key, value in {**self.absent, **values}.items():
             if key in known:
                 setting = known[key]
                 loaded = _typed(self.config, setting, value, source)
