@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from bedplate.data.tokenize.byte_bpe import ByteBPE
+from bedplate.data.tokenize import Tokenizer, load_tokenizer
 from bedplate.errors import UserError
 from bedplate.evaluate.quantization import Cost, quantize_measured
 from bedplate.files import atomic_folder, write_text
@@ -28,10 +28,10 @@ from bedplate.nn.quantize import Quantized
 from bedplate.train.run import RECORD
 
 CHECKPOINTS = Path(str(resources.files("bedplate") / "checkpoints"))
-HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", TEMPLATE)
+HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", "vocab.txt", "spiece.model", TEMPLATE)
 MODEL_FILES = (  # what `save` may replace
     "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*.json",
-    "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "golden.json", TEMPLATE,
+    "vocab.json", "merges.txt", "vocab.txt", "special_tokens_map.json", "added_tokens.json", "golden.json", TEMPLATE,
 )  # fmt: skip
 
 
@@ -40,7 +40,7 @@ class LanguageModel:
     """A model with the tokenizer it was trained with."""
 
     model: nn.Module
-    tokenizer: ByteBPE
+    tokenizer: Tokenizer
     chat_template: str | None = None  # Jinja, as stored with the model
 
     @property
@@ -151,7 +151,8 @@ class LanguageModel:
         if any(isinstance(module, Quantized) for module in self.model.modules()):
             raise UserError("a quantized model cannot be saved", fix="load it again and save that")
         with replacing(Path(folder), owned=MODEL_FILES, mark="config.json") as temporary:
-            save_pretrained(self.model, temporary, end_id=self.tokenizer.end_id)
+            end_id = self.tokenizer.end_id
+            save_pretrained(self.model, temporary, end_id=end_id if end_id >= 0 else None)
             self.tokenizer.save(temporary)
             if self.chat_template is not None:
                 write_text(temporary / TEMPLATE, self.chat_template)
@@ -192,7 +193,7 @@ def load(target: str | Path, *, dtype: torch.dtype = torch.float32, allow_pickle
     if not folder.is_dir():
         raise UserError(f"{folder} is a file", fix="name the folder that holds config.json and model.safetensors")
     model = from_pretrained(folder, dtype=dtype, allow_pickle=allow_pickle)
-    return _checked(model, ByteBPE.from_folder(folder), folder)
+    return _checked(model, load_tokenizer(folder), folder)
 
 
 def shipped_checkpoints() -> list[str]:
@@ -200,7 +201,7 @@ def shipped_checkpoints() -> list[str]:
     return sorted(path.parent.name for path in CHECKPOINTS.glob("*/config.json"))
 
 
-def _checked(model: Any, tokenizer: ByteBPE, folder: Path) -> LanguageModel:
+def _checked(model: Any, tokenizer: Tokenizer, folder: Path) -> LanguageModel:
     if tokenizer.vocab_size > model.config.vocab_size:
         cause = f"{folder}: the vocabulary has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}"
         raise UserError(cause, fix="put the tokenizer that the model was trained with into the folder")

@@ -54,9 +54,10 @@ def describe_batch(recipe: Recipe, *, step: int, row: int) -> tuple[list[dict[st
         learned = "not counted" if target == IGNORE else repr(tokenizer.decode([target]))
         text = repr(tokenizer.decode([id]))
         rows.append({"position": position, "document": documents[position], "id": id, "text": text, "target": learned})
+    end = tokenizer.tokens[tokenizer.end_id]
     sees = "only its own document" if recipe.data.isolate else "everything before it in the window"
     policy = (
-        f"Documents end with <|endoftext|> (id {tokenizer.end_id}), which is learned and opens the next one. "
+        f"Documents end with {end} (id {tokenizer.end_id}), which is learned and opens the next one. "
         f"There is no padding. A token sees {sees}. "
         f"{len(batch['ids'])} windows of {batch['ids'].shape[1]} tokens a step."
     )

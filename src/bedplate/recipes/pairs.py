@@ -11,7 +11,9 @@ from torch import nn
 
 from bedplate.data.generated_translation import Pair
 from bedplate.data.pairs import GENERATED, PairBatches, ParallelText, open_pairs
+from bedplate.data.tokenize import Tokenizer, load_tokenizer
 from bedplate.data.tokenize.byte_bpe import ByteBPE
+from bedplate.data.tokenize.tokenizer import end_mark
 from bedplate.errors import UserError
 from bedplate.evaluate.language import Likelihood
 from bedplate.evaluate.translation import bleu, translate
@@ -38,12 +40,12 @@ class Pairs:
         """In a few words."""
         return "generated German and English sentences" if self.source == GENERATED else f"{self.source}, {self.target}"
 
-    def prepare(self, recipe: Any, *, tokenizer: ByteBPE | None = None) -> "PreparedPairs":
+    def prepare(self, recipe: Any, *, tokenizer: Tokenizer | None = None) -> "PreparedPairs":
         """Read the pairs, train or read the tokenizer, and cut batches."""
         text = open_pairs(self.source, self.target, self.held_out_source, self.held_out_target)
         size = recipe.model.vocab_size - 1
         if tokenizer is None and self.tokenizer:
-            tokenizer = ByteBPE.from_folder(self.tokenizer)
+            tokenizer = load_tokenizer(self.tokenizer)
         if tokenizer is None:
             both = chain.from_iterable((pair.source, pair.target) for pair in text.train)
             tokenizer = ByteBPE.train(both, vocab_size=size)
@@ -74,7 +76,7 @@ class PreparedPairs:
     """Pairs that are read."""
 
     text: ParallelText
-    tokenizer: ByteBPE
+    tokenizer: Tokenizer
     source: PairBatches
     held_out: PairBatches
     best: str = HELD_OUT
@@ -115,12 +117,12 @@ class PreparedPairs:
         return Likelihood(nats=nats, tokens=tokens, bytes=spelled)
 
 
-def _written(batch: dict[str, torch.Tensor], tokenizer: ByteBPE) -> list[int]:
+def _written(batch: dict[str, torch.Tensor], tokenizer: Tokenizer) -> list[int]:
     targets = batch["targets"].flatten()
     return targets[(targets >= 0) & (targets != tokenizer.end_id)].tolist()
 
 
-def _batches(pairs: Sequence[Pair], tokenizer: ByteBPE, recipe: Any) -> PairBatches:
+def _batches(pairs: Sequence[Pair], tokenizer: Tokenizer, recipe: Any) -> PairBatches:
     return PairBatches(
         tokenizer.encode_batch([pair.source for pair in pairs]),
         tokenizer.encode_batch([pair.target for pair in pairs]),
@@ -128,5 +130,5 @@ def _batches(pairs: Sequence[Pair], tokenizer: ByteBPE, recipe: Any) -> PairBatc
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         start_id=recipe.model.start_id,
-        end_id=tokenizer.end_id,
+        end_id=end_mark(tokenizer),
     )

@@ -11,7 +11,7 @@ from torch import nn
 
 from bedplate.adapt.start_from import start_from
 from bedplate.data.prefetch import Prefetched
-from bedplate.data.tokenize.byte_bpe import ByteBPE
+from bedplate.data.tokenize import Tokenizer, load_tokenizer
 from bedplate.errors import UserError
 from bedplate.files import write_json
 from bedplate.models import build, from_pretrained
@@ -47,7 +47,7 @@ def start(
     recipe = replace(recipe, data=recipe.data.resolved(), start=origin)
     prepared = ranks.leader_first(lambda: _begin(recipe, folder, skip_spikes=execution.get("skip_spikes", False)))
     if prepared is None:
-        prepared = recipe.data.prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
+        prepared = recipe.data.prepare(recipe, tokenizer=load_tokenizer(folder / "tokenizer"))
     return _train(recipe, prepared, folder, watch=watch, track=track, resume=False, **execution)
 
 
@@ -78,7 +78,7 @@ def resume(
         fix = f"leave it out (only {', '.join(RESUMABLE)} may change), or start a new run with --from {folder}"
         raise UserError(f"a resumed run keeps its {changed[0]}", fix=fix)
     recipe = find_recipe(record["recipe"], record["settings"] | dict(settings or {}))
-    prepared = recipe.data.prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
+    prepared = recipe.data.prepare(recipe, tokenizer=load_tokenizer(folder / "tokenizer"))
     if record["data"]["corpus"]["sha256"] != prepared.record()["corpus"]["sha256"]:
         cause = f"the text {recipe.data.corpus!r} has changed since {folder} began"
         raise UserError(cause, fix="restore the text (or the Python version of a built-in one), or start a new run")
@@ -87,14 +87,14 @@ def resume(
     return _train(recipe, prepared, folder, watch=watch, track=track, resume=begun, **execution)
 
 
-def load_run(folder: Path) -> tuple[nn.Module, ByteBPE]:
+def load_run(folder: Path) -> tuple[nn.Module, Tokenizer]:
     """The model at a run's newest good checkpoint (its averaged weights, where it kept them), and its tokenizer."""
     record = read_run(folder)
     checkpoint = newest_checkpoint(folder)
     recipe = find_recipe(record["recipe"], record["settings"])
     model = build(recipe.model)
     load_weights(checkpoint, model, averaged=recipe.average > 0)
-    return model.eval(), ByteBPE.from_folder(folder / "tokenizer")
+    return model.eval(), load_tokenizer(folder / "tokenizer")
 
 
 def open_start(start: str) -> tuple[nn.Module, ByteBPE]:
