@@ -49,16 +49,10 @@ def table_of(model: nn.Module) -> Checkpoint:
     return max(fitting, key=lambda table: len(table.model.__mro__))
 
 
-def from_pretrained(
-    folder: Path, *, architecture: str = "", dtype: torch.dtype = torch.float32, allow_pickle: bool = False
-) -> nn.Module:
-    """The model in a folder in Hugging Face layout, in evaluation mode.
-
-    `architecture`: as what to read it, where its files hold more than config.json says, such as "BertForPreTraining".
-    """
+def from_pretrained(folder: Path, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False) -> nn.Module:
+    """The model in a folder in Hugging Face layout, in evaluation mode."""
     config = read_json_object(folder / "config.json")
-    named = [architecture] if architecture else config.get("architectures")
-    table = checkpoint_table(str(config.get("model_type", "")), named, tensor_names(folder))
+    table = checkpoint_table(str(config.get("model_type", "")), config.get("architectures"), tensor_names(folder))
     return table.load(folder, dtype=dtype, allow_pickle=allow_pickle)
 
 

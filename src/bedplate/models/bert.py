@@ -356,7 +356,6 @@ MASKED = (
     Rename("cls.predictions.transform.LayerNorm.{weight,bias}", "masked_head.norm.{weight,bias}"),
     Rename("cls.predictions.bias", "masked_head.bias"),
 )
-NEXT_SENTENCE = "cls.seq_relationship.{weight,bias}"
 POOLER = "pooler.dense.{weight,bias}"
 TASK_HEAD = Rename("classifier.{weight,bias}", "task_head.{weight,bias}")
 
@@ -408,15 +407,12 @@ def _table(
 
 _POOLER = Rename(f"bert.{POOLER}", POOLER)
 _NO_POOLER = tuple(Drop(name) for name in expand(f"bert.{POOLER}"))  # older files hold it beside heads that need none
+_PRETRAINING = (*MASKED, _POOLER, Rename("cls.seq_relationship.{weight,bias}", "next_sentence_head.{weight,bias}"))
 HF = (
-    _table(
-        "BertForPreTraining", PretrainingBERT, PretrainingConfig, *MASKED, _POOLER,
-        Rename(NEXT_SENTENCE, "next_sentence_head.{weight,bias}"),
-    ),
-    _table(
-        "BertForMaskedLM", MaskedBERT, MaskedConfig, *MASKED, *_NO_POOLER,
-        *(Drop(name) for name in expand(NEXT_SENTENCE)),
-    ),
+    _table("BertForPreTraining", PretrainingBERT, PretrainingConfig, *_PRETRAINING),
+    # The first published files call themselves so, and hold both heads.
+    _table("BertForMaskedLM", PretrainingBERT, PretrainingConfig, *_PRETRAINING, mark="cls.seq_relationship.weight"),
+    _table("BertForMaskedLM", MaskedBERT, MaskedConfig, *MASKED, *_NO_POOLER),
     _table("BertForSequenceClassification", BERTClassifier, ClassifierConfig, _POOLER, TASK_HEAD, settings=TASK),
     _table("BertForTokenClassification", BERTTagger, TaggerConfig, *_NO_POOLER, TASK_HEAD, settings=TASK),
     _table(

@@ -97,14 +97,14 @@ def load_run(folder: Path) -> tuple[nn.Module, Tokenizer]:
     return model.eval(), load_tokenizer(folder / "tokenizer")
 
 
-def open_start(start: str) -> tuple[nn.Module, ByteBPE]:
+def open_start(start: str) -> tuple[nn.Module, Tokenizer]:
     """The model that training begins from, and its tokenizer: of a run, or of a folder in Hugging Face layout."""
     folder = Path(start).expanduser()
     if (folder / RECORD).exists():
         return load_run(folder)
     if not (folder / "config.json").exists():
         raise UserError(f"{start} is neither a run nor a model", fix="name the folder of one, with start=FOLDER")
-    return from_pretrained(folder), ByteBPE.from_folder(folder)
+    return from_pretrained(folder), load_tokenizer(folder)
 
 
 def _train(
