@@ -18,6 +18,7 @@ CEILINGS = (
     ("recipes/recipe.py", 300),  # the machinery of recipes, not a recipe
     ("recipes/text.py", 300),
     ("recipes/labeled.py", 300),
+    ("recipes/masked_text.py", 300),
     ("recipes/run.py", 300),
     ("recipes/*.py", 60),
     ("experiments/*.py", 180),
