@@ -233,8 +233,8 @@ class PooledBERT(Headed):
         return Pooled(features, self.pooler(features))
 
 
-class MaskedBERT(Headed):
-    """Scores of every token of the vocabulary at every place."""
+class Guessing(Headed):
+    """The encoder with the head that guesses hidden tokens."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -244,6 +244,10 @@ class MaskedBERT(Headed):
     def output_weight(self) -> Weight:
         """The matrix that turns the head's features into logits."""
         return self.bert.token_embedding.weight
+
+
+class MaskedBERT(Guessing):
+    """Scores of every token of the vocabulary at every place."""
 
     def forward(self, ids: Ids, **inputs: Tensor | None) -> Float[Tensor, "batch length vocab"]:
         return self.masked_head(self.bert(ids, **inputs), self.output_weight)
@@ -257,7 +261,7 @@ class Guesses:
     next_sentence: Float[Tensor, "batch 2"]
 
 
-class PretrainingBERT(MaskedBERT):
+class PretrainingBERT(Guessing):
     """Both heads of pre-training."""
 
     def __init__(self, config: PretrainingConfig) -> None:
@@ -399,7 +403,7 @@ def _table(
         },
         ignore=(*IGNORE, *(() if settings else ("classifier_dropout",))),
         weights=(*_encoder(theirs, ours), *rules),
-        tied=TIED if issubclass(model, MaskedBERT) else {},
+        tied=TIED if issubclass(model, Guessing) else {},
         aliases={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
         mark=mark,
     )  # fmt: skip

@@ -26,8 +26,7 @@ class MaskedText:
     """Which text, and what of it is hidden. Vocabulary and rows come from the model: vocab_size and context_length."""
 
     corpus: str = "pydocs"  # pydocs, stdlib, or a path
-    tokenizer: str = ""  # folder of a published vocabulary; empty: WordPiece trained on the corpus
-    lower_case: bool = True  # of a vocabulary that is trained
+    tokenizer: str = ""  # folder of a published vocabulary; empty: an uncased one, trained on the corpus
     most_hidden: int = 20  # tokens of a row: enough for rows of 128; 512 need 77
     whole_words: bool = False
     maskings: int = 0  # of a stretch of text, which take turns: the released code makes 10; 0: new ones every time
@@ -52,7 +51,7 @@ class MaskedText:
             tokenizer = load_tokenizer(self.tokenizer)
         if tokenizer is None:
             texts = (document.text for document in corpus.train)
-            tokenizer = WordPiece.train(texts, vocab_size=recipe.model.vocab_size, lower_case=self.lower_case)
+            tokenizer = WordPiece.train(texts, vocab_size=recipe.model.vocab_size)
         check_word_piece(tokenizer, recipe.model.vocab_size)
         train, held_out = (self._rows(recipe, shards, tokenizer) for shards in cached(corpus, tokenizer))
         return PreparedMaskedText(receipt=corpus.receipt(), tokenizer=tokenizer, source=train, held_out=held_out)
