@@ -16,7 +16,7 @@ Ids = Sequence[int]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row. `labels`: one class; or a class for each token, `IGNORE` where there is none; or first and last place."""
+    """One row. `labels`: one class; or one for each token, `IGNORE` where there is none; or first and last place."""
 
     ids: Ids
     segments: Ids
@@ -33,7 +33,7 @@ def text_row(marks: Marks, first: Ids, second: Ids | None = None, *, label: int,
 
 
 def tagged_row(marks: Marks, words: Sequence[Ids], tags: Sequence[int], *, room: int) -> Row:
-    """Words with a class each, which the first piece of a word carries (section 5.3); words without room are cut off."""
+    """Words with a class each, which the first piece of a word carries (section 5.3); what has no room is cut off."""
     pieces = [piece for word in words for piece in word][: room - 2]
     labels = [
         tag if place == 0 else IGNORE for word, tag in zip(words, tags, strict=True) for place in range(len(word))
