@@ -38,7 +38,7 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Measure training, decoding or encoding beside transformers in one process: medians, ratios (above 1 = ours better).
+    """Measure training, decoding or encoding beside transformers: medians and ratios (above 1 = ours better).
 
     For training, sizes, precisions, batches, strategies and ranks may be lists such as gpt2,gpt2-medium.
     """
