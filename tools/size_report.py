@@ -20,6 +20,7 @@ CEILINGS = (
     ("recipes/labeled.py", 300),
     ("recipes/masked_text.py", 300),
     ("recipes/run.py", 300),
+    ("recipes/pairs.py", 300),
     ("recipes/*.py", 60),
     ("experiments/*.py", 180),
     ("nn/**/*.py", 250),

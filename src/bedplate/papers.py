@@ -95,6 +95,8 @@ PAPERS = (
     Paper(
         row="D2", system="Transformer", sources=("Vaswani et al. 2017, arXiv 1706.03762",),
         works_when="translation, Noam schedule, beam, ablations", peer="fairseq (dead)",
+        state="working", model="models.transformer", objective="objectives.sequence_to_sequence",
+        recipes="recipes.transformer", experiment="experiments.transformer", page="papers/transformer.md",
     ),
     Paper(
         row="D3", system="BERT", sources=("Devlin, Chang, Lee & Toutanova 2019, arXiv 1810.04805",),
@@ -103,6 +105,8 @@ PAPERS = (
     Paper(
         row="D4", system="GPT-1", sources=("Radford, Narasimhan, Salimans & Sutskever 2018",),
         works_when="input transforms, auxiliary loss", peer="transformers `openai`",
+        state="working", model="models.gpt1", objective="objectives.fine_tuning", recipes="recipes.gpt1",
+        experiment="experiments.gpt1", page="papers/gpt1.md",
     ),
     Paper(
         row="D5", system="GPT-2", sources=("Radford, Wu, Child, Luan, Amodei & Sutskever 2019",),

@@ -12,9 +12,10 @@ from torch import Tensor
 import bedplate.verify.contracts as contracts
 from bedplate.models import gpt2
 from bedplate.models.gpt2 import GPT2, Config
-from bedplate.nn import attention, position
+from bedplate.nn import cache, position
 from bedplate.nn.cache import KVCache
 from bedplate.train import checkpoint, loop
+from bedplate.verify import writing
 from bedplate.verify.contracts import CONTRACTS, NotApplicable, Row, check, verify
 from bedplate.verify.trace import Trace, largest_error, recording, relative_error
 
@@ -92,7 +93,7 @@ def test_a_ragged_batch_that_sees_one_key_too_few(model: GPT2, monkeypatch: Patc
         allowed[..., missing] = False
         return allowed
 
-    monkeypatch.setattr(attention, "_of_sequence", blind)
+    monkeypatch.setattr(cache, "_of_sequence", blind)
     row = check(CONTRACT["batched = single"], model)
     assert is_red(row, "attention", "of sequence")
     assert check(CONTRACT["cached = uncached"], model).verdict == "pass"
@@ -119,12 +120,12 @@ def test_packed_documents_that_see_the_one_before(model: GPT2, monkeypatch: Patc
 
 
 def test_a_loss_that_is_a_mean(model: GPT2, monkeypatch: Patch) -> None:
-    class Mean(contracts.NextToken):
+    class Mean(writing.NextToken):
         def loss(self, *arguments: Any) -> Any:
             loss = super().loss(*arguments)
             return replace(loss, total=loss.total / loss.count)
 
-    monkeypatch.setattr(contracts, "NextToken", Mean)
+    monkeypatch.setattr(writing, "NextToken", Mean)
     assert is_red(check(CONTRACT["accumulated = whole batch"], model), "gradient of token_embedding.weight")
 
 

@@ -52,9 +52,11 @@ def reproduce(options: argparse.Namespace) -> int:
 def register(command: Command) -> None:
     """Add these commands and their options."""
     one = command(verify, json=True)
-    one.add_argument("target", nargs="?", default="gpt2", help="gpt2 (default), a run, a folder, or gpt2-tiny")
+    one.add_argument(
+        "target", nargs="?", default="gpt2", help="gpt2 (default), marian ..., a run, a folder, or gpt2-tiny"
+    )
     one.add_argument("--kill", type=positive, metavar="N", nargs="?", const=20, help="kill a training process N times")
     one = command(reproduce, json=True)
-    one.add_argument("paper", help="gpt2")
+    one.add_argument("paper", help="for instance gpt2")
     one.add_argument("--scale", default="smoke", help="smoke (seconds, default) or small (minutes)")
     one.add_argument("--out", type=Path, metavar="FOLDER")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bedplate.data.python_library import read_stdlib
+from bedplate.data.python_library import read_packages
 from bedplate.data.tasks import Item, Marks
 from bedplate.data.text import Corpus, Document, is_held_out
 from bedplate.errors import UserError
@@ -24,7 +24,6 @@ TRANSFORMATIONS: dict[tuple[str, ...], Callable[..., list[list[int]]]] = {
     ("context", "answers"): Marks.multiple_choice,
 }
 PACKAGES_TASK = "packages"
-PACKAGES = ("asyncio", "email", "importlib", "multiprocessing", "unittest")  # hold enough text on both sides
 SNIPPET = 8  # lines, blank ones not counted
 Encode = Callable[[str], list[int]]
 
@@ -83,7 +82,7 @@ def open_task(name_or_path: str, *, labels: int, seed: int) -> Task:
     They are drawn by the seed, equally many of each class. Raises UserError naming the line that cannot be read.
     """
     if name_or_path == PACKAGES_TASK:
-        name, records = name_or_path, list(read_packages())
+        name, records = name_or_path, list(read_snippets())
     else:
         path = Path(name_or_path).expanduser()
         name, records = path.name, list(_read_lines(path))
@@ -118,14 +117,13 @@ def balanced(records: Iterable[Record], number: int, *, seed: int) -> list[Recor
     return chosen
 
 
-def read_packages() -> Iterator[Record]:
+def read_snippets() -> Iterator[Record]:
     """Snippets of five packages of the standard library, labeled by the package. The file decides the side."""
-    for name, text in read_stdlib(Counter()):
-        package = name.partition("/")[0]
-        if package in PACKAGES:
-            lines = [line for line in text.splitlines() if line.strip()]
-            for start in range(0, len(lines) - SNIPPET + 1, SNIPPET):
-                yield Record(name=name, texts={"text": "\n".join(lines[start : start + SNIPPET])}, label=package)
+    for name, text in read_packages(Counter()):
+        lines = [line for line in text.splitlines() if line.strip()]
+        for start in range(0, len(lines) - SNIPPET + 1, SNIPPET):
+            texts: dict[str, str | list[str]] = {"text": "\n".join(lines[start : start + SNIPPET])}
+            yield Record(name=name, texts=texts, label=name.partition("/")[0])
 
 
 def _read_lines(path: Path) -> Iterator[Record]:

@@ -67,7 +67,7 @@ class Config:
 
 
 class Sinusoids(nn.Module):
-    """Fixed positions: sines, then cosines, of frequencies from 1 to nearly 1/10,000 (section 3.5)."""
+    """Fixed positions: sines, then cosines, of frequencies from 1 to nearly 1/10,000 (section 3.5), in float32."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Sinusoids(nn.Module):
     def forward(self, positions: Int[Tensor, "#batch length"]) -> Float[Tensor, "#batch length dim"]:
         exponents = torch.arange(0, self.dim, 2, dtype=torch.float64, device=positions.device) / self.dim
         angles = positions[..., None] / 10000**exponents
-        return torch.cat((angles.sin(), angles.cos()), dim=-1).to(torch.get_default_dtype())
+        return torch.cat((angles.sin(), angles.cos()), dim=-1).float()
 
 
 class EncoderBlock(nn.Module):

@@ -17,7 +17,8 @@ from bedplate.evaluate.language import likelihood
 from bedplate.evaluate.tasks import accuracy
 from bedplate.recipes.recipe import Recipe
 from bedplate.recipes.run import open_start
-from bedplate.train.report import ERROR
+
+ERROR = "held_out_error"  # the share of wrong labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +26,21 @@ class Labeled:
     """Which labeled texts. The vocabulary is that of the model that training begins from, and the marks of tasks."""
 
     corpus: str = PACKAGES_TASK  # packages, or a file of JSON lines (see `data.labeled`)
+    start: str = ""  # run or folder of the model that training begins from; empty: a new one
     labels: int = 0  # texts to learn from, equally many of each class and drawn by the seed; 0 takes all
     longest_text: int = 0  # tokens kept of each text; 0 keeps all, and it is an error when they do not fit
+
+    @property
+    def title(self) -> str:
+        """In a few words."""
+        return "snippets of five packages" if self.corpus == PACKAGES_TASK else self.corpus
 
     def prepare(self, recipe: Recipe, *, tokenizer: ByteBPE | None = None) -> "PreparedTask":
         """Read the texts and turn them into sequences for the model."""
         task = open_task(self.corpus, labels=self.labels, seed=recipe.seed)
         self._check_classes(recipe, task)
-        if tokenizer is None and recipe.start:
-            tokenizer = open_start(recipe.start)[1]
+        if tokenizer is None and self.start:
+            tokenizer = open_start(self.start)[1]
         elif tokenizer is None:
             texts = (document.text for document in task.corpus().train)
             tokenizer = ByteBPE.train(texts, vocab_size=recipe.model.vocab_size - len(MARKS))
@@ -49,8 +56,9 @@ class Labeled:
 
     def resolved(self) -> "Labeled":
         """The same file, from whatever folder the run is resumed or repeated."""
-        built_in = self.corpus == PACKAGES_TASK
-        return self if built_in else replace(self, corpus=str(Path(self.corpus).expanduser().resolve()))
+        names = {"corpus": self.corpus, "start": self.start}
+        files = {key: name for key, name in names.items() if name not in ("", PACKAGES_TASK)}
+        return replace(self, **{key: str(Path(name).expanduser().resolve()) for key, name in files.items()})
 
     def _check_classes(self, recipe: Recipe, task: Task) -> None:
         classes = getattr(recipe.model, "num_classes", None)

@@ -22,7 +22,7 @@ from bedplate.train.schedule import Constant, WarmupCosine
 # Given by the paper; a model with other values is another paper's.
 FIXED = (
     "model.norm_eps", "model.scale_by_head_dim", "model.scale_by_layer", "model.activation", "model.mlp_dim",
-    "model.tied", "model.num_segments", "model.attention_dropout", "optimizer.layer_decay",
+    "model.tied", "model.num_segments", "model.attention_dropout", "model.task_dropout", "optimizer.layer_decay",
 )  # fmt: skip
 EXAMPLES = {int: ", such as 200", float: ", such as 1e-3"}
 
@@ -55,7 +55,6 @@ class Recipe:
     name: str
     model: Any  # the Config of a model file
     data: Any = field(default_factory=Text)  # settings with `title`, `prepare(recipe, tokenizer=)`, `resolved()`
-    start: str = ""  # run or folder of the model that training begins from; empty: a new one
     objective: Objective = field(default_factory=NextToken)
     optimizer: AdamW = field(default_factory=AdamW)
     schedule: Constant = field(default_factory=WarmupCosine)

@@ -43,8 +43,7 @@ def start(
     several ranks, the first reads and tokenizes the text, and the others open what it left.
     """
     check_trackers(track)
-    origin = recipe.start and str(Path(recipe.start).expanduser().resolve())
-    recipe = replace(recipe, data=recipe.data.resolved(), start=origin)
+    recipe = replace(recipe, data=recipe.data.resolved())
     prepared = ranks.leader_first(lambda: _begin(recipe, folder, skip_spikes=execution.get("skip_spikes", False)))
     if prepared is None:
         prepared = recipe.data.prepare(recipe, tokenizer=load_tokenizer(folder / "tokenizer"))
@@ -103,7 +102,7 @@ def open_start(start: str) -> tuple[nn.Module, Tokenizer]:
     if (folder / RECORD).exists():
         return load_run(folder)
     if not (folder / "config.json").exists():
-        raise UserError(f"{start} is neither a run nor a model", fix="name the folder of one, with start=FOLDER")
+        raise UserError(f"{start} is neither a run nor a model", fix="name the folder of one, with data.start=FOLDER")
     return from_pretrained(folder), load_tokenizer(folder)
 
 
@@ -121,8 +120,8 @@ def _train(
     forget_peak()
     torch.manual_seed(recipe.seed)
     model = build(recipe.model)
-    if recipe.start and not resume:
-        start_from(model, open_start(recipe.start)[0])
+    if not resume and getattr(recipe.data, "start", ""):
+        start_from(model, open_start(recipe.data.start)[0])
     if not (ranks.world_size() > 1 and execution.get("parallel", Parallel()).strategy == "fsdp"):
         model.to(ranks.device())  # otherwise each block goes there as it is sharded: the whole may not fit
     settings = Settings(

@@ -13,7 +13,6 @@ from bedplate.train.run import read_metrics, read_run
 REPORT, RESULT, SAMPLES, CONTRACTS = "report.html", "result.json", "samples.json", "contracts.json"
 USAGE, PLAN = "usage.json", "plan.json"  # what a run took, and beside it what was predicted
 HELD_OUT = "held_out_bits_per_byte"
-ERROR = "held_out_error"  # the share of wrong labels
 
 STYLE = """
 :root { --ink: #1c2330; --soft: #667085; --line: #e4e7ec; --ground: #ffffff; --band: #f7f8fa;

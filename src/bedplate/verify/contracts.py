@@ -19,16 +19,17 @@ from torch import Tensor, nn
 
 from bedplate.errors import UserError
 from bedplate.generate.engine import Engine, Request
+from bedplate.generate.prompt import reads_a_source
 from bedplate.generate.sample import Sampling
 from bedplate.generate.text import Generation, IdsOnly
 from bedplate.models import build, from_pretrained, save_pretrained
-from bedplate.objectives.next_token import NextToken
 from bedplate.objectives.objective import Objective
 from bedplate.train.checkpoint import TRAINING, list_checkpoints
 from bedplate.train.loop import Settings, accumulate, train
 from bedplate.train.optimizer import AdamW
 from bedplate.train.parallel import Work
 from bedplate.verify.trace import Pairs, largest_error, recording
+from bedplate.verify.writing import FixedBatch, as_decoder, objective_of, with_source
 
 ROUNDING = 1e-10  # float64, relative to the largest value: some 10^5 units in the last place
 EQUAL_BITS = 0.0
@@ -59,7 +60,7 @@ class Contract:
 
 
 def verify(model: nn.Module, *, watch: Callable[[Row], None] = lambda row: None) -> list[Row]:
-    """Measure every contract of its kind on a model, which is left as it was."""
+    """Measure every contract of its kind on a causal language model, which is left as it was."""
     from bedplate.verify.encoders import ENCODER_CONTRACTS
 
     rows = []
@@ -86,7 +87,7 @@ def check(contract: Contract, model: nn.Module) -> Row:
 
 def cached_equals_uncached(model: Any) -> Pairs:
     """One forward pass over a sequence = a prefill, a chunk and single tokens through the cache."""
-    model = double(model)
+    model = as_decoder(double(model))
     ids = random_ids(model, (2, min(24, _context(model))))
     half = ids.shape[1] // 2
     with torch.no_grad(), recording(model) as whole:
@@ -101,7 +102,7 @@ def cached_equals_uncached(model: Any) -> Pairs:
 
 def batched_equals_single(model: Any) -> Pairs:
     """Sequences of different lengths decoded together = each alone."""
-    model = double(model)
+    model = as_decoder(double(model))
     new = 3
     lengths = torch.tensor([min(length, _context(model) - new) for length in (2, 11, 7)])
     if _context(model) < 6:
@@ -164,6 +165,8 @@ def _served(model: Any, requests: list[Request], *, slots: int) -> list[Generati
 
 def packed_equals_unpacked(model: nn.Module) -> Pairs:
     """Documents packed into one row = each in a row of its own."""
+    if reads_a_source(model):
+        raise NotApplicable("pairs of source and target are not packed")
     model = double(model)
     if _context(model) < 3:
         raise NotApplicable("three packed documents need a context of 3 tokens")
@@ -184,9 +187,9 @@ def packed_equals_unpacked(model: nn.Module) -> Pairs:
 
 def accumulated_equals_whole(model: nn.Module) -> Pairs:
     """Gradients of a batch computed row by row = at once, also when rows count different numbers of tokens."""
-    batch = _random_batch(model, rows=4)
+    batch = with_source(model, _random_batch(model, rows=4))
     batch["targets"][1, 2:] = -100
-    return accumulated_as_whole(model, NextToken(), batch)
+    return accumulated_as_whole(model, objective_of(model), batch)
 
 
 def accumulated_as_whole(model: nn.Module, objective: Objective, batch: dict[str, Tensor]) -> Pairs:
@@ -209,7 +212,7 @@ def equals_reference(model: Any) -> Pairs:
     """Logits and input gradients of the exported folder in transformers = ours."""
     if importlib.util.find_spec("transformers") is None:
         raise NotApplicable("transformers is not installed")
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -217,8 +220,13 @@ def equals_reference(model: Any) -> Pairs:
     ids = random_ids(model, (2, min(24, _context(model))))
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(model, Path(folder), end_id=0)
-        reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
-    ours, theirs = model(ids), reference(ids).logits
+        library = AutoModelForSeq2SeqLM if reads_a_source(model) else AutoModelForCausalLM
+        reference = library.from_pretrained(folder, dtype=torch.float64).eval()
+    if reads_a_source(model):
+        source = ids.flip(1)
+        ours, theirs = model(source, ids), reference(input_ids=source, decoder_input_ids=ids).logits
+    else:
+        ours, theirs = model(ids), reference(ids).logits
     (ours.logsumexp(-1).sum()).backward()
     (theirs.logsumexp(-1).sum()).backward()
     gradient = model.token_embedding.weight.grad
@@ -227,13 +235,14 @@ def equals_reference(model: Any) -> Pairs:
 
 def resumed_equals_uninterrupted(model: nn.Module) -> Pairs:
     """Training stopped and resumed from its checkpoint = never stopped: weights and optimizer, bit for bit."""
-    return resumed_as_uninterrupted(model, NextToken(), _random_batch(model, rows=2), dims=1)
+    batch = with_source(model, _random_batch(model, rows=2))
+    return resumed_as_uninterrupted(model, objective_of(model), batch, dims=1)
 
 
 def resumed_as_uninterrupted(model: nn.Module, objective: Objective, batch: dict[str, Tensor], *, dims: int) -> Pairs:
     """The same of any objective and batch, which each step turns along `dims`."""
     settings = Settings(steps=4, micro_batch_size=2, optimizer=AdamW(lr=1e-3), checkpoint_every=2)
-    source = _FixedBatch(batch, dims)
+    source = FixedBatch(batch, dims)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         straight = copy.deepcopy(model).float().requires_grad_(True)
@@ -259,16 +268,6 @@ CONTRACTS = (
     Contract(name="resumed = uninterrupted", bound=EQUAL_BITS, pairs=resumed_equals_uninterrupted),
     Contract(name="reference", bound=ROUNDING, pairs=equals_reference),
 )
-
-
-@dataclass(frozen=True)
-class _FixedBatch:
-    fixed: dict[str, Tensor]
-    dims: int
-
-    def batch(self, step: int) -> dict[str, Tensor]:
-        """The same rows in an order that depends on the step, so that the position in the data matters."""
-        return {name: value.roll(step, dims=self.dims) for name, value in self.fixed.items()}
 
 
 def double(model: nn.Module) -> Any:
