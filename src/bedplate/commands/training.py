@@ -91,7 +91,7 @@ def train(options: argparse.Namespace) -> int:
     print(f"{recipe.name}: {recipe.steps} steps, {recipe.precision}, on {recipe.data.title}, in {folder}")
     if code := _train_new(recipe, folder, **_execution(options)):
         return code
-    print(f'Try: {program()} generate "..." --model {folder}')
+    print(f'Try: {program()} {getattr(recipe.data, "used_by", "generate")} "..." --model {folder}')
     return 0
 
 

@@ -24,6 +24,7 @@ KINDS = {
     "text": ("text", "label"), "pair": ("first", "second", "label"), "tags": ("words", "tags"),
     "spans": ("question", "context", "answer", "start"),
 }  # fmt: skip
+LISTS = ("words", "tags")
 Record = dict[str, Any]
 
 
@@ -122,20 +123,19 @@ def _kind(record: Record, place: str) -> str:
     kind = next((kind for kind, fields in KINDS.items() if set(fields) == set(record)), "")
     if not kind:
         known = "; ".join(", ".join(fields) for fields in KINDS.values())
-        raise UserError(
-            f"{place} has the fields {', '.join(map(str, record)) or 'of nothing'}", fix=f"give one of: {known}"
-        )
-    lists = ("words", "tags")
+        raise UserError(f"{place} has not the fields of a task, but {list(record)}", fix=f"give one of: {known}")
     for field, value in record.items():
-        good = isinstance(value, list) if field in lists else isinstance(value, (str, int))
-        good = good and (field in ("label", "tags", "start") or all(isinstance(each, str) for each in [*value]))
-        if not good:
-            raise UserError(f"{place}: {field} is {value!r}", fix="give text, or for words and tags lists")
+        parts = value if isinstance(value, list) and field in LISTS else [value]
+        types = (str, int) if field in ("label", "tags") else int if field == "start" else str
+        if (field in LISTS) != isinstance(value, list) or not all(isinstance(part, types) for part in parts):
+            raise UserError(
+                f"{place}: {field} is {value!r}", fix="give text, a number for start, lists for words and tags"
+            )
     if kind == "tags" and len(record["words"]) != len(record["tags"]):
         cause = f"{place} has {len(record['words'])} words and {len(record['tags'])} tags"
         raise UserError(cause, fix="give a tag to each word")
     if kind == "spans":
-        start, answer = int(record["start"]), record["answer"]
+        start, answer = record["start"], record["answer"]
         if record["context"][start : start + len(answer)] != answer:
             raise UserError(f"{place}: the answer does not begin at character {start}", fix="correct start")
     return kind

@@ -33,6 +33,11 @@ class LabeledTexts:
         """In a few words."""
         return self.corpus
 
+    @property
+    def used_by(self) -> str:
+        """The command that a trained model is for."""
+        return "embed"
+
     def resolved(self) -> "LabeledTexts":
         """The same files, from whatever folder the run is resumed or repeated."""
         corpus, start = (

@@ -36,6 +36,11 @@ class MaskedText:
         """In a few words."""
         return self.corpus
 
+    @property
+    def used_by(self) -> str:
+        """The command that a trained model is for."""
+        return "embed"
+
     def resolved(self) -> "MaskedText":
         """The same files, from whatever folder the run is resumed or repeated."""
         corpus, tokenizer = (
