@@ -206,6 +206,14 @@ def load(target: str | Path, *, dtype: torch.dtype = torch.float32, allow_pickle
     return _checked(model, load_tokenizer(folder), folder)
 
 
+def tokenizer_of(target: str | Path) -> Tokenizer:
+    """The tokenizer alone of what `load` opens: a folder, a run, or a shipped checkpoint by name."""
+    folder = Path(target)
+    if not folder.exists() and (CHECKPOINTS / str(target)).is_dir():
+        folder = CHECKPOINTS / str(target)
+    return load_tokenizer(folder / "tokenizer" if (folder / RECORD).exists() else folder)
+
+
 def shipped_checkpoints() -> list[str]:
     """Names of the trained models that travel with the package."""
     return sorted(path.parent.name for path in CHECKPOINTS.glob("*/config.json"))

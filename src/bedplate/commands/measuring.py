@@ -1,4 +1,4 @@
-"""Commands that plan and measure: plan, bench."""
+"""Commands that plan and measure: plan, bench, fertility."""
 
 import argparse
 from pathlib import Path
@@ -110,6 +110,23 @@ def _bench_training(sizes: list[str], options: argparse.Namespace) -> list[dict[
     return rows
 
 
+def fertility(options: argparse.Namespace) -> int:
+    """Tokens a word and a byte, and the share of unknown ones, of each tokenizer on each language of a folder."""
+    from bedplate.console import print_table, save_json
+    from bedplate.evaluate.fertility import compare, read_samples
+    from bedplate.language_model import tokenizer_of
+
+    rows = compare({name: tokenizer_of(name) for name in options.tokenizer}, read_samples(options.data))
+    short_names = {name: Path(name).name for name in options.tokenizer}
+    if len(set(short_names.values())) == len(short_names):
+        shown = [row | {"tokenizer": short_names[row["tokenizer"]]} for row in rows]
+    else:
+        shown = rows
+    print_table(shown, columns=("language", "tokenizer", "tokens a word", "tokens a byte", "unknown"))
+    save_json(options.json, rows)
+    return 0
+
+
 def register(command: Command) -> None:
     """Add these commands and their options."""
     one = command(plan, json=True)
@@ -146,3 +163,8 @@ def register(command: Command) -> None:
     one.add_argument("--checkpointing", action="store_true", help="training: compute activations again")
     one.add_argument("--compile", action="store_true", help="training: compile blocks, and the peer's model")
     one.add_argument("--out", type=Path, metavar="FOLDER", help="write plots here, for training a table too")
+    one = command(fertility, json=True)
+    one.add_argument("tokenizer", nargs="+", help="folders of vocabularies, runs, or shipped checkpoints")
+    one.add_argument(
+        "--data", type=Path, required=True, metavar="PATH", help="a file (.txt, .conllu, .conllu.xz) for each language"
+    )

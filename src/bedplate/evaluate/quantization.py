@@ -9,7 +9,7 @@ from torch import nn
 
 from bedplate.data.python_library import read_pydocs
 from bedplate.data.text import is_held_out
-from bedplate.data.tokenize.tokenizer import end_mark
+from bedplate.data.tokenize.tokenizer import end_mark, spelled_bytes
 from bedplate.errors import UserError
 from bedplate.evaluate.language import continuation_logprobs
 from bedplate.nn.linear import quantize
@@ -67,7 +67,7 @@ def _documents(language_model: Any) -> list[tuple[list[int], int]]:
             text = text[: 8 * tokens]
             ids = tokenizer.encode(text)
             # Where a tokenizer loses or adds characters, what is kept has its share of the text.
-            share = _spelled(tokenizer, ids[:tokens]) / max(1, _spelled(tokenizer, ids))
+            share = spelled_bytes(tokenizer, ids[:tokens]) / max(1, spelled_bytes(tokenizer, ids))
             found.append((ids[:tokens], round(len(text.encode()) * share)))
     if not found:
         raise UserError("this Python has no documentation to measure on", fix="use one with docstrings (no -OO)")
@@ -78,7 +78,3 @@ def _bits_per_byte(language_model: Any, documents: list[tuple[list[int], int]]) 
     mark = [end_mark(language_model.tokenizer)]
     nats = -sum(continuation_logprobs(language_model.model, [(mark, ids) for ids, _ in documents], batch_size=1))
     return nats / math.log(2) / sum(size for _, size in documents)
-
-
-def _spelled(tokenizer: Any, ids: list[int]) -> int:
-    return sum(len(tokenizer.token_bytes(id)) for id in ids)

@@ -19,6 +19,8 @@ MODEL_TYPES = {  # model_type in config.json -> module with its checkpoint table
     "openai-gpt": "bedplate.models.gpt1",
     "bert": "bedplate.models.bert",
     "marian": "bedplate.models.transformer",
+    "mt5": "bedplate.models.t5",
+    "t5": "bedplate.models.t5",
 }
 
 

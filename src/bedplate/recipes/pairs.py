@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from bedplate.data.generated_translation import Pair
 from bedplate.data.pairs import GENERATED, PairBatches, ParallelText, open_pairs
 from bedplate.data.tokenize import Tokenizer, load_tokenizer
 from bedplate.data.tokenize.byte_bpe import ByteBPE
-from bedplate.data.tokenize.tokenizer import end_mark
+from bedplate.data.tokenize.tokenizer import end_mark, spelled_bytes
 from bedplate.errors import UserError
 from bedplate.evaluate.language import Likelihood
 from bedplate.evaluate.translation import bleu, translate
@@ -105,19 +106,36 @@ class PreparedPairs:
         return result | {"bleu": score.score, "bleu_signature": score.signature, "translated": len(texts)}
 
     def likelihood(self, model: nn.Module, *, batches: int | None = None) -> Likelihood:
-        """Of held-out targets given their sources, end marks included; without smoothing."""
-        device = next(model.parameters()).device
-        nats, tokens, spelled = 0.0, 0, 0
-        with evaluating(model), torch.inference_mode():
-            for batch in islice(self.held_out.sequential(), batches):
-                batch = {name: value.to(device) for name, value in batch.items()}
-                loss = SequenceToSequence().loss(model, batch, None, 0)
-                nats, tokens = nats + loss.total.item(), tokens + int(loss.count)
-                spelled += sum(len(self.tokenizer.token_bytes(each)) for each in _written(batch, self.tokenizer))
-        return Likelihood(nats=nats, tokens=tokens, bytes=spelled)
+        """Of held-out targets given their sources."""
+        return likelihood_of_pairs(model, self.held_out, self.tokenizer, batches=batches, share=self._text_share)
+
+    @cached_property
+    def _text_share(self) -> float:
+        """Bytes of the held-out targets for each byte that their tokens spell: 1 where no character is lost."""
+        targets = [self.text.held_out[number].target for number in self.held_out.kept.tolist()]
+        spelled = sum(spelled_bytes(self.tokenizer, ids) for ids in self.tokenizer.encode_batch(targets))
+        return sum(len(target.encode()) for target in targets) / max(1, spelled)
 
 
-def _written(batch: dict[str, torch.Tensor], tokenizer: Tokenizer) -> list[int]:
+def likelihood_of_pairs(
+    model: nn.Module, pairs: PairBatches, tokenizer: Any, *, batches: int | None = None, share: float = 1.0
+) -> Likelihood:
+    """Of targets given their sources, end marks included; without smoothing.
+
+    `share`: bytes of text for each byte that its tokens spell.
+    """
+    device = next(model.parameters()).device
+    nats, tokens, spelled = 0.0, 0, 0
+    with evaluating(model), torch.inference_mode():
+        for batch in islice(pairs.sequential(), batches):
+            batch = {name: value.to(device) for name, value in batch.items()}
+            loss = SequenceToSequence().loss(model, batch, None, 0)
+            nats, tokens = nats + loss.total.item(), tokens + int(loss.count)
+            spelled += spelled_bytes(tokenizer, _written(batch, tokenizer))
+    return Likelihood(nats=nats, tokens=tokens, bytes=round(spelled * share))
+
+
+def _written(batch: dict[str, torch.Tensor], tokenizer: Any) -> list[int]:
     targets = batch["targets"].flatten()
     return targets[(targets >= 0) & (targets != tokenizer.end_id)].tolist()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, trainers
 
-from bedplate.data.tokenize.library import added_tokens
+from bedplate.data.tokenize.library import added_tokens, fill_template
 from bedplate.data.tokenize.tokenizer import PIECE, check_learned, checked, cut
 from bedplate.data.tokenize.vocabulary import BYTE_OF, Vocabulary, read_vocabulary
 from bedplate.data.tokenize.words import BLOOM, GPT2, Words
@@ -110,6 +110,10 @@ class ByteBPE:
     def split_text(self, text: str, *, size: int = PIECE) -> Iterator[str]:
         """Cut a long text into pieces of about `size` characters whose ids, joined, are the ids of the whole."""
         return cut(text, self.vocabulary.words.border, size=size)
+
+    def single(self, ids: Sequence[int]) -> list[int]:
+        """A text as the model reads it: with the ids that the published template puts around it, as Llama-3's."""
+        return fill_template(self.vocabulary.template, "single", ids)[0]
 
     @cached_property
     def end_id(self) -> int:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ from bedplate.data.tokenize.tokenizer import PIECE, checked, cut
 from bedplate.errors import UserError
 from bedplate.files import read_json_object, write_json
 
-# Between a visible character and white space that every tokenizer takes for white space.
+# Between a visible character and what every tokenizer takes for white space, with which no normalization combines.
 WORD_END = re.compile(r"(?<=\S)(?=[ \n\t])")
 MARKS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 Content = Mapping[str, Any]
@@ -119,32 +119,18 @@ class LibraryTokenizer:
 
     def single(self, ids: Sequence[int]) -> list[int]:
         """A text as the model reads it: with the ids that the published template puts around it."""
-        return self._filled("single", ids, [])[0]
+        return fill_template(self.content["post_processor"], "single", ids)[0]
 
     def pair(self, first: Sequence[int], second: Sequence[int]) -> tuple[list[int], list[int]]:
         """Two texts as the model reads them together: ids, and for each the segment it belongs to."""
-        return self._filled("pair", first, second)
-
-    def _filled(self, kind: str, first: Sequence[int], second: Sequence[int]) -> tuple[list[int], list[int]]:
-        template = _template(self.content["post_processor"])
-        if template is None:
-            segments = [0] * len(first) + [1] * len(second)
-            return [*first, *second], segments
-        ids: list[int] = []
-        segments = []
-        for part in template[kind]:
-            ((what, named),) = part.items()
-            texts = {"A": first, "B": second}
-            added = texts[named["id"]] if what == "Sequence" else template["special_tokens"][named["id"]]["ids"]
-            ids += added
-            segments += [named["type_id"]] * len(added)
-        return ids, segments
+        return fill_template(self.content["post_processor"], "pair", first, second)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256, in hexadecimal, of all that decides which ids a text has."""
-        parts = [self.content[part] for part in ("normalizer", "pre_tokenizer", "model", "added_tokens")]
-        text = json.dumps([*parts, self.end_id], sort_keys=True, ensure_ascii=False)
+        parts = [self.content[part] for part in ("normalizer", "pre_tokenizer", "added_tokens")]
+        model = {key: value for key, value in self.content["model"].items() if value or value == 0}  # None means ""
+        text = json.dumps([*parts, model, self.end_id], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def save(self, folder: Path | str) -> None:
@@ -154,6 +140,25 @@ class LibraryTokenizer:
         write_json(folder / "tokenizer.json", self.content)
         settings = {"tokenizer_class": self.hugging_face_class, **self.settings(), **self.marks}
         write_json(folder / "tokenizer_config.json", settings | {"clean_up_tokenization_spaces": False})
+
+
+def fill_template(
+    processor: Content | None, kind: str, first: Sequence[int], second: Sequence[int] = ()
+) -> tuple[list[int], list[int]]:
+    """Ids and segments of one text ("single") or two ("pair") in the template among these steps, if there is one."""
+    steps = [] if processor is None else processor.get("processors", [processor])
+    template = next((step for step in steps if step["type"] == "TemplateProcessing"), None)
+    if template is None:
+        return [*first, *second], [0] * len(first) + [1] * len(second)
+    ids: list[int] = []
+    segments: list[int] = []
+    for part in template[kind]:
+        ((what, named),) = part.items()
+        texts = {"A": first, "B": second}
+        added = texts[named["id"]] if what == "Sequence" else template["special_tokens"][named["id"]]["ids"]
+        ids += added
+        segments += [named["type_id"]] * len(added)
+    return ids, segments
 
 
 def read_marks(folder: Path) -> dict[str, str]:
@@ -178,6 +183,19 @@ def content_of(library: Library, *, special: Iterable[str], post_processor: Cont
     return json.loads(library.to_str()) | {"added_tokens": added, "post_processor": post_processor}
 
 
+def learn(library: Library, trainer: Callable[..., Any], texts: Iterable[str], special: Sequence[str]) -> Content:
+    """The model that `trainer(special_tokens=..., vocab_size=...)` makes of texts, the same in every run.
+
+    The library numbers marked letters (`##a`, `a</w>`) in the order of a hash table, and breaks ties by number; so they
+    are found by a first training, and given in order to a second one. The texts are held in memory.
+    """
+    held = [checked(text) for text in texts]
+    library.train_from_iterator(held, trainer(special_tokens=list(special), vocab_size=0))
+    letters = sorted(token for token in library.get_vocab() if token not in special)
+    library.train_from_iterator(held, trainer(special_tokens=[*special, *letters]))
+    return json.loads(library.to_str())["model"]
+
+
 def piece_bytes(token: str) -> bytes:
     """The bytes of a SentencePiece token, which writes a space as U+2581 and a lone byte as `<0x41>`."""
     if re.fullmatch("<0x[0-9A-F]{2}>", token):
@@ -197,11 +215,3 @@ def _complete(content: Content, source: str) -> dict[str, Any]:
             cause = f"{source} finds the added token {token['content']!r} in text"
             raise UserError(cause, fix="use a tokenizer whose added tokens are special")
     return whole
-
-
-def _template(processor: Content | None) -> Content | None:
-    """The template among the steps that follow encoding, if there is one."""
-    if processor is None:
-        return None
-    steps = processor["processors"] if processor["type"] == "Sequence" else [processor]
-    return next((step for step in steps if step["type"] == "TemplateProcessing"), None)

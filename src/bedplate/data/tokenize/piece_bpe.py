@@ -6,6 +6,7 @@ not cut into words. A character that the vocabulary lacks is written as its byte
 
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 from bedplate.data.tokenize.library import LibraryTokenizer, piece_bytes
@@ -45,9 +46,11 @@ class PieceBPE(LibraryTokenizer):
 
     def split_text(self, text: str, *, size: int = PIECE) -> Iterator[str]:
         """A long text in pieces, without the space at each border; whole where a token spans a space."""
-        if any(re.search("[^▁]▁", token) for token in self.content["model"]["vocab"]):
-            return iter([text])
-        return cut(text, SPACE, size=size)
+        return iter([text]) if self._spans_spaces else cut(text, SPACE, size=size)
+
+    @cached_property
+    def _spans_spaces(self) -> bool:
+        return any(re.search("[^▁]▁", token) for token in self.content["model"]["vocab"])
 
     def plain_bytes(self, token: str) -> bytes:
         """A piece, with its spaces, or a byte."""

@@ -63,6 +63,10 @@ class Tokenizer(Protocol):
         """The text of ids: what was encoded, as far as the algorithm keeps it."""
         ...
 
+    def single(self, ids: Sequence[int]) -> list[int]:
+        """A text as the model reads it: with the ids that the published template puts around it."""
+        ...
+
     def token_bytes(self, id: int) -> bytes:
         """The bytes that one id adds to a text, the space before or after a word included."""
         ...
@@ -78,6 +82,11 @@ def end_mark(tokenizer: Tokenizer) -> int:
         cause = "the vocabulary has no token that ends a text"
         raise UserError(cause, fix="add one (WordBPE.with_special), or use another tokenizer")
     return tokenizer.end_id
+
+
+def spelled_bytes(tokenizer: Tokenizer, ids: Iterable[int]) -> int:
+    """The bytes that ids spell: those of their text where the tokenizer neither loses nor adds characters."""
+    return sum(len(tokenizer.token_bytes(id)) for id in ids)
 
 
 def checked(text: str) -> str:
@@ -100,8 +109,11 @@ def cut(text: str, border: re.Pattern[str], *, size: int) -> Iterator[str]:
 
 
 def check_learned(found: int, wanted: int) -> None:
-    """Raises UserError when a text gave fewer tokens than were asked for."""
+    """Raises UserError when a text gave fewer tokens than were asked for, or has more characters."""
     if found < wanted:
         cause = f"the text yields a vocabulary of only {found} tokens, not {wanted}"
         fix = f"set vocab_size (of a recipe: model.vocab_size) to {found} or less, or use more text"
         raise UserError(cause, fix=fix)
+    if found > wanted:
+        cause = f"the characters of the text alone are {found} tokens, the vocabulary is to have {wanted}"
+        raise UserError(cause, fix=f"set vocab_size to more than {found}")

@@ -7,18 +7,18 @@ pieces' probabilities. What no piece writes is `<unk>`, or its bytes `<0x41>` wh
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from unicodedata import category
 
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from bedplate.data.tokenize.library import LibraryTokenizer, content_of, piece_bytes, read_marks
 from bedplate.data.tokenize.sentence_piece import BYTE, CONTROL, UNKNOWN, USER_DEFINED, read_sentence_piece
-from bedplate.data.tokenize.tokenizer import PIECE, check_learned, checked
+from bedplate.data.tokenize.tokenizer import check_learned, checked
+from bedplate.errors import UserError
 from bedplate.files import read_json_object
 
 PAD, END, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2
@@ -28,7 +28,6 @@ SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")  # T5 writes them bare, mT5 with 
 NUM_SENTINELS = 100
 LITERAL_BYTE = "<(?=0x[0-9A-F]{2}>)"
 NORMALIZERS = (None, "Precompiled", "NFKC")
-ENDS, BEGINS = {"Ll", "Lu", "Nd", "Po"}, {"Ll", "Lu", "Nd"}  # kinds of characters that combine with no space
 
 
 class Unigram(LibraryTokenizer):
@@ -39,6 +38,9 @@ class Unigram(LibraryTokenizer):
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int, num_sentinels: int = NUM_SENTINELS) -> "Unigram":
         """Learn pieces from texts, line by line; `vocab_size` counts special tokens and sentinels too."""
+        if vocab_size - num_sentinels < 4:
+            cause = f"a vocabulary of {vocab_size} is too small for {num_sentinels} sentinels and three special tokens"
+            raise UserError(cause, fix=f"set vocab_size to more than {num_sentinels + 3}")
         learner = _library(models.Unigram(), normalizers.NFKC())
         trainer = trainers.UnigramTrainer(
             vocab_size=vocab_size - num_sentinels,
@@ -46,9 +48,14 @@ class Unigram(LibraryTokenizer):
             unk_token=UNK,
             show_progress=False,
         )
-        learner.train_from_iterator((line for text in texts for line in checked(text).splitlines()), trainer)
+        try:
+            learner.train_from_iterator((line for text in texts for line in checked(text).splitlines()), trainer)
+        except UserError:
+            raise
+        except Exception as error:  # the library raises nothing more precise
+            raise UserError(f"no vocabulary of {vocab_size} can be learned ({error})", fix="set it higher") from error
         check_learned(learner.get_vocab_size() + num_sentinels, vocab_size)
-        pieces = [(piece, score) for piece, score in json.loads(learner.to_str())["model"]["vocab"]]
+        pieces = _in_order(json.loads(learner.to_str())["model"]["vocab"])
         model = models.Unigram(pieces + _sentinels(num_sentinels), unk_id=2)
         content = _content(_library(model, normalizers.NFKC()), (PAD, END, UNK))
         return cls(content, marks=MARKS, source="the trained vocabulary")
@@ -106,19 +113,6 @@ class Unigram(LibraryTokenizer):
             content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
         return content
 
-    def split_text(self, text: str, *, size: int = PIECE) -> Iterator[str]:
-        """A long text in pieces: cut at a space beside which nothing combines, as accents and some prefixes would."""
-        start = 0
-        while len(text) - start > size:
-            spaces = (place.start() for place in re.finditer(" ", text[start + size :]))
-            places = (start + size + place for place in spaces)
-            border = next((place for place in places if _stands_alone(text, place)), None)
-            if border is None:
-                break
-            yield text[start:border]
-            start = border
-        yield text[start:]
-
     def plain_bytes(self, token: str) -> bytes:
         """A piece, with a space before it where it begins a word."""
         return piece_bytes(token)
@@ -140,14 +134,23 @@ class Unigram(LibraryTokenizer):
         return self.id_of(self.marks.get("pad_token", PAD))
 
 
+def _in_order(learned: Sequence[Any]) -> list[tuple[str, float]]:
+    """Pieces by falling score, the same in every run, after the three special tokens.
+
+    The library sums in the order of a hash table, so that the last digits of scores differ from run to run; and letters
+    that its pruning would lose get scores up from the lowest, by steps of 1e-4, in that order too.
+    """
+    scored = learned[3:]
+    lowest = min((score for _, score in scored), default=0.0)
+    letters = sum(len(piece) == 1 for piece, _ in scored)
+    even = [(piece, lowest if score < lowest + letters * 1e-4 else score) for piece, score in scored]
+    rounded = [(piece, round(score, 4)) for piece, score in even]
+    return [(piece, 0.0) for piece, _ in learned[:3]] + sorted(rounded, key=lambda item: (-item[1], item[0]))
+
+
 def _sentinels(count: int) -> list[tuple[str, float]]:
     """Behind the pieces, counted downwards."""
     return [(f"<extra_id_{number}>", 0.0) for number in reversed(range(count))]
-
-
-def _stands_alone(text: str, place: int) -> bool:
-    around = text[place - 1], text[place + 1 : place + 2]
-    return category(around[0]) in ENDS and around[1] != "" and category(around[1]) in BEGINS
 
 
 def _library(model: models.Unigram, normalizer: Any) -> Library:

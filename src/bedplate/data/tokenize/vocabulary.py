@@ -64,7 +64,7 @@ def read_vocabulary(folder: Path, *, end: str) -> Vocabulary:
             special = (end,) if end in ids else ()
             merges = read_merges(folder / merges_name)
             return Vocabulary(ids=ids, merges=merges, special=special, source=str(folder / ids_name), end=end)
-    fix = "name a folder with tokenizer.json, with vocab.json and merges.txt, or with encoder.json and vocab.bpe"
+    fix = "name a folder with tokenizer.json, or with the files of a known family, such as vocab.json and merges.txt"
     raise UserError(f"{folder} holds no tokenizer", fix=fix)
 
 

@@ -7,14 +7,15 @@ released model was trained on text that those two prepared, so a few ids differ 
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from bedplate.data.tokenize.library import LibraryTokenizer, added_tokens, content_of, read_marks
-from bedplate.data.tokenize.tokenizer import check_learned, checked
+from bedplate.data.tokenize.library import LibraryTokenizer, added_tokens, content_of, learn, read_marks
+from bedplate.data.tokenize.tokenizer import check_learned
 from bedplate.data.tokenize.vocabulary import read_merges
 from bedplate.files import read_json_object, write_json, write_text
 
@@ -32,14 +33,11 @@ class WordBPE(LibraryTokenizer):
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int) -> "WordBPE":
         """Learn merges from texts; `vocab_size` counts `<unk>` too."""
-        learner = _library(models.BPE(unk_token=UNKNOWN, end_of_word_suffix=WORD_END))
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size, special_tokens=[UNKNOWN], end_of_word_suffix=WORD_END, show_progress=False
-        )
-        learner.train_from_iterator((checked(text) for text in texts), trainer)
-        check_learned(learner.get_vocab_size(), vocab_size)
-        content = content_of(learner, special=[UNKNOWN])
-        return cls(content, marks={"unk_token": UNKNOWN}, source="the trained vocabulary")
+        learner = _library(models.BPE(end_of_word_suffix=WORD_END))
+        learned = learn(learner, partial(_trainer, vocab_size=vocab_size), texts, [UNKNOWN])
+        check_learned(len(learned["vocab"]), vocab_size)
+        merges = [(left, right) for left, right in learned["merges"]]
+        return cls(_content(learned["vocab"], merges), marks={"unk_token": UNKNOWN}, source="the trained vocabulary")
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> "WordBPE":
@@ -49,8 +47,7 @@ class WordBPE(LibraryTokenizer):
             return cls.from_json(folder / "tokenizer.json")
         ids_name, merges_name = next((names for names in FILES if (folder / names[0]).exists()), FILES[0])
         ids, merges = read_json_object(folder / ids_name), read_merges(folder / merges_name)
-        library = _library(models.BPE(vocab=ids, merges=list(merges), unk_token=UNKNOWN, end_of_word_suffix=WORD_END))
-        content = content_of(library, special=[UNKNOWN])
+        content = _content(ids, list(merges))
         return cls(content, marks={"unk_token": UNKNOWN} | read_marks(folder), source=str(folder / ids_name))
 
     def with_special(self, *tokens: str, end: str | None = None) -> "WordBPE":
@@ -85,6 +82,17 @@ class WordBPE(LibraryTokenizer):
         write_json(Path(folder) / "vocab.json", model["vocab"])
         lines = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
         write_text(Path(folder) / "merges.txt", "\n".join(lines) + "\n")
+
+
+def _trainer(*, vocab_size: int, special_tokens: list[str]) -> trainers.BpeTrainer:
+    return trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special_tokens, end_of_word_suffix=WORD_END, show_progress=False
+    )
+
+
+def _content(ids: dict[str, int], merges: list[tuple[str, str]]) -> dict[str, Any]:
+    model = models.BPE(vocab=ids, merges=merges, unk_token=UNKNOWN, end_of_word_suffix=WORD_END)
+    return content_of(_library(model), special=[UNKNOWN])
 
 
 def _library(model: models.BPE) -> Library:

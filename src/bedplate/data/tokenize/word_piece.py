@@ -7,14 +7,15 @@ whole.
 """
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from bedplate.data.tokenize.library import LibraryTokenizer, content_of
-from bedplate.data.tokenize.tokenizer import check_learned, checked
+from bedplate.data.tokenize.library import LibraryTokenizer, content_of, learn
+from bedplate.data.tokenize.tokenizer import check_learned
 from bedplate.errors import UserError
 from bedplate.files import read_json_object, write_text
 
@@ -36,11 +37,12 @@ class WordPiece(LibraryTokenizer):
         The library chooses what to join by how often two pieces meet, where Wu et al. choose by likelihood; text is
         encoded by the longest match all the same.
         """
-        learner = _library(models.WordPiece(unk_token="[UNK]"), {"do_lower_case": lower_case})
-        trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False)
-        learner.train_from_iterator((checked(text) for text in texts), trainer)
-        check_learned(learner.get_vocab_size(), vocab_size)
-        return cls(_content(learner), marks=MARKS, source="the trained vocabulary")
+        choices = {"do_lower_case": lower_case}
+        trainer = partial(_trainer, vocab_size=vocab_size)
+        learned = learn(_library(models.WordPiece(), choices), trainer, texts, SPECIAL)["vocab"]
+        check_learned(len(learned), vocab_size)
+        library = _library(models.WordPiece(vocab=learned, unk_token="[UNK]"), choices)
+        return cls(_content(library), marks=MARKS, source="the trained vocabulary")
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> "WordPiece":
@@ -115,6 +117,10 @@ class WordPiece(LibraryTokenizer):
         super().save(folder)
         lines = [self.tokens.get(id, f"[unused{id}]") for id in range(self.vocab_size)]
         write_text(Path(folder) / "vocab.txt", "".join(f"{line}\n" for line in lines))
+
+
+def _trainer(*, vocab_size: int, special_tokens: list[str]) -> trainers.WordPieceTrainer:
+    return trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special_tokens, show_progress=False)
 
 
 def _choices(settings: dict[str, Any]) -> dict[str, Any]:
