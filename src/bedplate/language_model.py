@@ -20,6 +20,7 @@ from bedplate.generate import contrastive
 from bedplate.generate.beam import Beams, search_text
 from bedplate.generate.chat import TEMPLATE, stored_template
 from bedplate.generate.complete import generate, stream
+from bedplate.generate.embed import embed
 from bedplate.generate.sample import Sampling
 from bedplate.generate.speculative import Speculation, speculate_text
 from bedplate.generate.text import Generation
@@ -135,6 +136,15 @@ class LanguageModel:
     def stream(self, prompt: str, **options: Any) -> Iterator[str]:
         """Continue one prompt, piece by piece, with the options of `generate` except `seeds`."""
         return stream(self.model, self.tokenizer, prompt, **self._constrained(_split(options)))
+
+    def embed(self, texts: str | Sequence[str], **options: Any) -> torch.Tensor:
+        """A vector for each text and layer, [text, layer, dim], from an encoder; one string in, [layer, dim] out.
+
+        Options: layers (-1,), pooling ("mean" or "cls"), truncate; see `generate.embed`.
+        """
+        several = [texts] if isinstance(texts, str) else texts
+        vectors = embed(self.model, self.tokenizer, several, **options)
+        return vectors[0] if isinstance(texts, str) else vectors
 
     def quantize(self, kind: str) -> Cost:
         """Store the weights in fewer bits, in place: "bf16", "int8" or "int4". Returns what it cost on held-out text.

@@ -101,6 +101,8 @@ PAPERS = (
     Paper(
         row="D3", system="BERT", sources=("Devlin, Chang, Lee & Toutanova 2019, arXiv 1810.04805",),
         works_when="MLM + NSP, fine-tuning, features", peer="transformers (no NSP script)",
+        state="working", model="models.bert", objective="objectives.masked", recipes="recipes.bert",
+        experiment="experiments.bert", page="papers/bert.md",
     ),
     Paper(
         row="D4", system="GPT-1", sources=("Radford, Narasimhan, Salimans & Sutskever 2018",),

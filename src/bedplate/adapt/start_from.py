@@ -5,20 +5,23 @@ from torch import Tensor, nn
 
 from bedplate.errors import UserError
 
+HEADS = {"pooler", "masked_head", "next_sentence_head", "task_head"}
+
 
 @torch.no_grad()
 def start_from(model: nn.Module, trained: nn.Module) -> None:
     """Copy a trained model into a new one. Tokens and heads that the trained one lacks stay as they were initialized.
 
-    Of a matrix with a row for each token the first rows are copied (GPT-1, section 3.1: delimiters are new rows).
-    Raises UserError for every other difference in shape or name.
+    Of a matrix with a row for each token the first rows are copied (GPT-1, section 3.1: delimiters are new rows). Heads
+    that the new one lacks are left behind (BERT, figure 1). Raises UserError for all other differences.
     """
-    ours = model.state_dict()
-    for name, tensor in trained.state_dict().items():
+    ours, left = model.state_dict(), HEADS - {name for name, _ in model.named_children()}
+    copied = {name: each for name, each in trained.state_dict().items() if name.partition(".")[0] not in left}
+    for name, tensor in copied.items():
         if name not in ours:
             raise UserError(f"the trained model has {name!r}, the new one has not", fix="use the same architecture")
         _check(name, ours[name], tensor)
-    for name, tensor in trained.state_dict().items():
+    for name, tensor in copied.items():
         ours[name][: len(tensor)].copy_(tensor)
 
 

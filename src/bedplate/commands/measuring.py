@@ -38,7 +38,7 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Measure training or decoding beside transformers, in one process: medians and ratios (above 1 = ours better).
+    """Measure training, decoding or encoding beside transformers: medians and ratios (above 1 = ours better).
 
     For training, sizes, precisions, batches, strategies and ranks may be lists such as gpt2,gpt2-medium.
     """
@@ -46,12 +46,14 @@ def bench(options: argparse.Namespace) -> int:
     from bedplate.console import print_table, save_json
     from bedplate.models import published_sizes
 
-    sizes = options.size.split(",")
+    sizes = (options.size or {"encode": "bert-base"}.get(options.what, "gpt2")).split(",")
     for size in sizes:
         if size not in published_sizes():
             raise UserError(f"there is no size {size!r}", fix=nearest(size, published_sizes()))
     if options.what == "decode":
         rows = _bench_decoding(sizes, options)
+    elif options.what == "encode":
+        rows = _bench_encoding(sizes, options)
     else:
         rows = _bench_training(sizes, options)
     result = table(rows)
@@ -72,6 +74,18 @@ def _bench_decoding(sizes: list[str], options: argparse.Namespace) -> list[dict[
         plot_decoding(rows, options.out / "decode.png")
         print(f"Plot: {(options.out / 'decode.png').resolve()}")
     return rows
+
+
+def _bench_encoding(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    from bedplate.bench.encode import Cell, bench
+
+    cells = [
+        Cell(size=size, precision=precision, batch=batch, length=options.length)
+        for size in sizes
+        for precision in options.precision.split(",")
+        for batch in options.batch
+    ]
+    return [row.line() for cell in cells for row in bench(cell, repeats=options.repeats)]
 
 
 def _bench_training(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -136,8 +150,8 @@ def register(command: Command) -> None:
         "--utilization", type=above_zero, metavar="X", help="share of the matrix rate reached (default: 0.4; a CPU 0.5)"
     )
     one = command(bench, json=True)
-    one.add_argument("what", choices=("train", "decode"), metavar="benchmark", help="train or decode")
-    one.add_argument("--size", default="gpt2", help="published sizes (default: gpt2)")
+    one.add_argument("what", choices=("train", "decode", "encode"), metavar="benchmark", help="train, decode or encode")
+    one.add_argument("--size", help="published sizes (default: gpt2, of encode bert-base)")
     one.add_argument("--repeats", type=positive, default=5, metavar="N", help="measurements of each side (default: 5)")
     one.add_argument("--precision", default="fp32,bf16", help="training (default: fp32,bf16)")
     one.add_argument(

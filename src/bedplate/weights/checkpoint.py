@@ -109,6 +109,7 @@ class Checkpoint:
     tied: Mapping[str, str] = field(default_factory=dict)  # may be in a file as a copy of the second name
     untie: str = ""  # their key that is taken for false when such a copy differs, whatever config.json says
     aliases: Mapping[str, str] = field(default_factory=dict)  # endings of names in old files, and today's
+    mark: str = ""  # of two tables for one architecture: the tensor that files of this one hold
 
     def load(self, folder: Path, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False) -> nn.Module:
         """The model in a folder, in evaluation mode. Every mismatch of name, shape or type is a UserError."""
@@ -229,7 +230,7 @@ class Checkpoint:
     def _full_name(self, name: str) -> str:
         old = next((ending for ending in self.aliases if name.endswith(ending)), "")
         name = name.removesuffix(old) + self.aliases.get(old, "")
-        outside = {part for rule in self.weights for part in expand(rule.theirs) if not part.startswith(self.prefix)}
+        outside = {part for rule in self.weights for part in expand(rule.theirs)} | set(self.tied)
         return name if name.startswith(self.prefix) or name in outside else self.prefix + name
 
     def _copies_differ(self, folder: Path) -> bool:
