@@ -25,7 +25,8 @@ def silent(metrics: dict[str, Any]) -> None:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     for number in range(40):
-        words = " ".join(f"word{(number * each) % 29} and then" for each in range(60))
+        words = " ".join(f"word{(number * each) % 29} and then somebody buys or sells it" for each in range(60))
+        words += " the quick brown fox jumps over a lazy dog"  # every letter
         (folder / f"{number}.txt").write_text(words)
     return folder
 
@@ -33,7 +34,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pretrained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "pretrained"
-    changes = SHORT | {"model.vocab_size": 60, "data.corpus": str(corpus), "steps": 20, "batch_size": 8}
+    changes = SHORT | {"model.vocab_size": 90, "data.corpus": str(corpus), "steps": 20, "batch_size": 8}
     start(find_recipe("bert.pydocs", changes), folder, watch=silent)
     return folder
 
@@ -48,7 +49,7 @@ def test_pretraining_measures_both_questions(pretrained: Path) -> None:
 
 
 def test_a_resumed_run_is_the_same_run(corpus: Path, pretrained: Path, tmp_path: Path) -> None:
-    changes = SHORT | {"model.vocab_size": 60, "data.corpus": str(corpus), "steps": 20, "batch_size": 8}
+    changes = SHORT | {"model.vocab_size": 90, "data.corpus": str(corpus), "steps": 20, "batch_size": 8}
 
     def stop(metrics: dict[str, Any]) -> None:
         if metrics["step"] == 15:
@@ -62,19 +63,19 @@ def test_a_resumed_run_is_the_same_run(corpus: Path, pretrained: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "corpus"),
+    ("recipe", "task"),
     [("bert.classify", "generated-text"), ("bert.tag", "generated-tags"), ("bert.answer", "generated-spans")],
 )
-def test_known_answers_are_learned(recipe: str, corpus: str, pretrained: Path, tmp_path: Path) -> None:
+def test_known_answers_are_learned(recipe: str, task: str, pretrained: Path, tmp_path: Path) -> None:
     """From a pre-trained encoder with its vocabulary; the words of the task are new to it."""
-    changes = SHORT | {"model.vocab_size": 60, "data.corpus": corpus, "data.start": str(pretrained), "steps": 120}
-    changes |= {"optimizer.lr": 3e-3, "micro_batch_size": 32, "model.dropout": 0.0, "checkpoint_every": 120}
+    changes = SHORT | {"model.vocab_size": 90, "data.corpus": task, "data.start": str(pretrained), "steps": 150}
+    changes |= {"optimizer.lr": 3e-3, "micro_batch_size": 32, "model.dropout": 0.0, "checkpoint_every": 150}
     start(find_recipe(recipe, changes), tmp_path / "run", watch=silent)
     assert json.loads((tmp_path / "run" / RESULT).read_text())["accuracy"] > 0.9
 
 
 def test_weights_of_the_encoder_are_taken_and_the_heads_left(pretrained: Path, tmp_path: Path) -> None:
-    changes = SHORT | {"model.vocab_size": 60, "data.start": str(pretrained), "steps": 1, "optimizer.lr": 1e-30}
+    changes = SHORT | {"model.vocab_size": 90, "data.start": str(pretrained), "steps": 1, "optimizer.lr": 1e-30}
     start(find_recipe("bert.answer", changes), tmp_path / "run", watch=silent)
     before, after = (load_run(folder)[0].state_dict() for folder in (pretrained, tmp_path / "run"))
     shared = [name for name in after if name.startswith("bert.")]

@@ -149,7 +149,7 @@ def few_labels(scale: Scale, watch: Callable[[str], None]) -> tuple[tuple[float,
     torch.manual_seed(0)
     pretrained = build(MaskedConfig(**size))
     source = HiddenRows([np.array(row.ids) for row in rows(known)], marks, batch_size=32, seed=0)
-    learn(pretrained, source, Masked(), steps=scale.pretraining_steps, seed=0)
+    learn(pretrained, source, Masked(), steps=scale.pretraining_steps, seed=0, lr=1e-3)
     accuracies: list[tuple[float, float]] = []
     tested = list(LabeledRows(rows(_balanced(new, 200, random.Random(0))), batch_size=32, seed=0).sequential())
     for seed in range(scale.label_seeds):
