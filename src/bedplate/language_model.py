@@ -30,6 +30,11 @@ from bedplate.train.run import RECORD
 
 CHECKPOINTS = Path(str(resources.files("bedplate") / "checkpoints"))
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", "vocab.txt", "spiece.model", TEMPLATE)
+HUB_NAMES = {  # of published sizes that are not OpenAI's
+    "bert-base": "google-bert/bert-base-uncased", "bert-large": "google-bert/bert-large-uncased",
+    "bert-tiny": "google/bert_uncased_L-2_H-128_A-2", "bert-mini": "google/bert_uncased_L-4_H-256_A-4",
+    "bert-small": "google/bert_uncased_L-4_H-512_A-8", "bert-medium": "google/bert_uncased_L-8_H-512_A-8",
+}  # fmt: skip
 MODEL_FILES = (  # what `save` may replace
     "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*.json",
     "vocab.json", "merges.txt", "vocab.txt", "special_tokens_map.json", "added_tokens.json", "golden.json", TEMPLATE,
@@ -250,7 +255,7 @@ def replacing(folder: Path, *, owned: Sequence[str], mark: str) -> Iterator[Path
 def _from_hub(name: str, *, allow_pickle: bool) -> Path:
     """Download (or find in the cache) a model of the Hugging Face hub."""
     if name in published_sizes():
-        name = f"openai-community/{name}"
+        name = HUB_NAMES.get(name, f"openai-community/{name}")
     if Path(name).parent != Path() and Path(name).parent.is_dir():
         raise UserError(f"there is no folder {name}", fix="check the name")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):

@@ -19,12 +19,12 @@ def test_the_claim_holds_at_smoke_scale(tmp_path: Path) -> None:
 
 
 def test_the_check_is_red_for_chance_and_for_a_small_margin() -> None:
-    good = bert.Result(
-        scale="small", both_sides=(0.40, 0.41), left_side=(0.23, 0.23), pretrained=(0.75,), from_nothing=(0.65,)
-    )
-    assert bert.check(good).holds
-    assert not bert.check(replace(good, both_sides=(0.25, 0.25))).holds
-    assert not bert.check(replace(good, pretrained=(0.66,))).holds
+    words = bert.Result(scale="small", both_sides=(0.40, 0.41), left_side=(0.23, 0.23))
+    assert bert.check(words).holds
+    assert not bert.check(replace(words, both_sides=(0.25, 0.26))).holds
+    labels = bert.Result(scale="labels", both_sides=(), left_side=(), pretrained=(0.75, 0.7), from_nothing=(0.65, 0.6))
+    assert bert.check(labels).holds
+    assert not bert.check(replace(labels, pretrained=(0.68, 0.66))).holds
 
 
 def test_functions_do_not_tell_their_label() -> None:
