@@ -137,7 +137,7 @@ def test_what_is_wrong_is_named_with_a_way_out(key: str, value: object, words: s
 
 @pytest.mark.parametrize(
     ("name", "offered"),
-    [("gpt2.pydoc", "gpt2.pydocs"), ("gpt2", "gpt2."), ("pydocs", ".pydocs"), ("", "gpt2.tiny")],
+    [("gpt2.pydoc", "gpt2.pydocs"), ("gpt2", "gpt2."), ("pydocs", ".pydocs"), ("", "bert.classify")],
 )
 def test_an_unknown_recipe(name: str, offered: str) -> None:
     with pytest.raises(UserError, match="there is no recipe") as caught:

@@ -64,7 +64,7 @@ def run(scale: str, *, watch: Callable[[str], None] = print) -> Result:
     settings = SCALES[scale]
     size = {"batch_size": settings.batch_size, "micro_batch_size": settings.batch_size}
     base = with_settings(pydocs(), {"steps": settings.steps, **size})
-    ways = {SPANS: base, TOKENS: with_settings(base, {"data.mean_span": 1.0}), SCRATCH: base}
+    ways = {SPANS: base, TOKENS: replace(base, data=replace(base.data, mean_span=1.0)), SCRATCH: base}
     bits: dict[str, list[float]] = {way: [] for way in ways}
     lengths = {}
     for seed in range(settings.seeds):

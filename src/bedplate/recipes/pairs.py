@@ -30,20 +30,18 @@ TRANSLATED = 500  # held-out sentences that are translated at the end
 class Pairs:
     """Which pairs. The joint vocabulary leaves the model's last id free: the decoder starts with it."""
 
-    source: str = GENERATED  # German and English of a small grammar; or a file of lines, also .gz
-    target: str = ""  # the file of their translations
-    held_out_source: str = ""  # empty: one pair in twenty is held out
-    held_out_target: str = ""
+    corpus: str = GENERATED  # German and English of a small grammar; or two files of lines: train.de,train.en, also .gz
+    held_out: str = ""  # two more files; empty: one pair in twenty is held out
     tokenizer: str = ""  # folder of a vocabulary; empty: trained on both sides
 
     @property
     def title(self) -> str:
         """In a few words."""
-        return "generated German and English sentences" if self.source == GENERATED else f"{self.source}, {self.target}"
+        return "generated German and English sentences" if self.corpus == GENERATED else self.corpus
 
     def prepare(self, recipe: Any, *, tokenizer: Tokenizer | None = None) -> "PreparedPairs":
         """Read the pairs, train or read the tokenizer, and cut batches."""
-        text = open_pairs(self.source, self.target, self.held_out_source, self.held_out_target)
+        text = open_pairs(self.corpus, self.held_out)
         size = recipe.model.vocab_size - 1
         if tokenizer is None and self.tokenizer:
             tokenizer = load_tokenizer(self.tokenizer)
@@ -61,15 +59,13 @@ class Pairs:
 
     def resolved(self) -> "Pairs":
         """The same files, from whatever folder the run is resumed or repeated."""
-        names = ("source", "target", "held_out_source", "held_out_target", "tokenizer")
-        values = {name: getattr(self, name) for name in names}
-        return replace(
-            self,
-            **{
-                name: value if value in ("", GENERATED) else str(Path(value).expanduser().resolve())
-                for name, value in values.items()
-            },
-        )
+
+        def whole(names: str) -> str:
+            return ",".join(str(Path(name).expanduser().resolve()) for name in names.split(","))
+
+        values = {name: getattr(self, name) for name in ("corpus", "held_out", "tokenizer")}
+        found = {name: value if value in ("", GENERATED) else whole(value) for name, value in values.items()}
+        return replace(self, **found)
 
 
 @dataclass(frozen=True, kw_only=True)

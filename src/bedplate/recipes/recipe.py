@@ -24,6 +24,7 @@ FIXED = (
     "model.norm_eps", "model.scale_by_head_dim", "model.scale_by_layer", "model.activation", "model.mlp_dim",
     "model.tied", "model.num_segments", "model.attention_dropout", "model.task_dropout", "optimizer.layer_decay",
     "model.mlp", "model.num_buckets", "model.max_distance", "model.scale_output", "model.scale_embedding",
+    "model.head_dim", "data.density", "data.mean_span",
 )  # fmt: skip
 EXAMPLES = {int: ", such as 200", float: ", such as 1e-3"}
 
