@@ -14,7 +14,11 @@ from bedplate.weights.gguf import write_gguf
 
 MODEL_TYPES = {  # model_type in config.json -> module with its checkpoint tables, `HF`: one, or one for each head
     "gpt2": "bedplate.models.gpt2",
+    "llama": "bedplate.models.llama",
     "marian": "bedplate.models.transformer",
+    "mistral": "bedplate.models.llama",
+    "palm": "bedplate.models.palm",
+    "qwen2": "bedplate.models.llama",
 }
 
 

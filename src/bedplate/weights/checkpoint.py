@@ -1,7 +1,7 @@
 """A checkpoint table: one declaration that reads and writes a published layout, strict in both directions."""
 
 import dataclasses
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -91,6 +91,7 @@ class Checkpoint:
     accept: Mapping[str, Any] = field(default_factory=dict)  # the same of keys that older files hold; not written
     absent: Mapping[str, Any] = field(default_factory=dict)  # what a missing key means, where our default says other
     ignore: tuple[str, ...] = ()
+    spelling: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict  # brings older and newer files to one form
     tied: Mapping[str, str] = field(default_factory=dict)  # may be in a file as a copy of the second name
     aliases: Mapping[str, str] = field(default_factory=dict)  # endings of names in old files, and today's
 
@@ -159,6 +160,7 @@ class Checkpoint:
         ours: dict[str, Any] = {}
         known = {setting.theirs: setting for setting in self.settings}
         required = {**NEUTRAL, **self.accept, **self.require}
+        values = self.spelling(values)
         for key, value in {**self.absent, **values}.items():
             if key in known:
                 setting = known[key]
