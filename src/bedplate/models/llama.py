@@ -265,7 +265,6 @@ SETTINGS = (
     Setting("num_hidden_layers", "num_layers"),
     Setting("num_attention_heads", "num_heads"),
     Setting("num_key_value_heads", "num_kv_heads"),
-    Setting("head_dim", "head_dim"),
     Setting("intermediate_size", "mlp_dim"),
     Setting("hidden_act", "activation", values=ACTIVATION_WORDS),
     Setting("rms_norm_eps", "norm_eps"),
@@ -273,6 +272,21 @@ SETTINGS = (
     StretchSetting("rope_scaling", "stretch"),
     Setting("attention_dropout", "dropout"),
     Setting("tie_word_embeddings", "tied"),
+)
+
+
+HEAD_DIM = Setting("head_dim", "head_dim")
+WEIGHTS = (
+    Rename("model.embed_tokens.weight", "token_embedding.weight"),
+    Rename("model.layers.*.input_layernorm.weight", "blocks.*.attention_norm.weight"),
+    Rename("model.layers.*.self_attn.{q,k,v,o}_proj.weight", "blocks.*.attention.{query,key,value,out}.weight"),
+    Rename("model.layers.*.self_attn.{q,k,v,o}_proj.bias", "blocks.*.attention.{query,key,value,out}.bias"),
+    Rename("model.layers.*.post_attention_layernorm.weight", "blocks.*.mlp_norm.weight"),
+    Rename("model.layers.*.mlp.{gate,up,down}_proj.weight", "blocks.*.mlp.{gate,up,down}.weight"),
+    Rename("model.layers.*.mlp.{gate,up,down}_proj.bias", "blocks.*.mlp.{gate,up,down}.bias"),
+    Rename("model.norm.weight", "final_norm.weight"),
+    Rename("lm_head.weight", "head.weight"),
+    Drop("model.layers.*.self_attn.rotary_emb.inv_freq"),  # once stored as a buffer
 )
 
 
@@ -292,29 +306,18 @@ def _table(model_type: str, model: type[Llama], config: type[Config], **more: An
     return Checkpoint(model_type=model_type, model=model, config=config, weights=WEIGHTS, **common | more)
 
 
-WEIGHTS = (
-    Rename("model.embed_tokens.weight", "token_embedding.weight"),
-    Rename("model.layers.*.input_layernorm.weight", "blocks.*.attention_norm.weight"),
-    Rename("model.layers.*.self_attn.{q,k,v,o}_proj.weight", "blocks.*.attention.{query,key,value,out}.weight"),
-    Rename("model.layers.*.self_attn.{q,k,v,o}_proj.bias", "blocks.*.attention.{query,key,value,out}.bias"),
-    Rename("model.layers.*.post_attention_layernorm.weight", "blocks.*.mlp_norm.weight"),
-    Rename("model.layers.*.mlp.{gate,up,down}_proj.weight", "blocks.*.mlp.{gate,up,down}.weight"),
-    Rename("model.layers.*.mlp.{gate,up,down}_proj.bias", "blocks.*.mlp.{gate,up,down}.bias"),
-    Rename("model.norm.weight", "final_norm.weight"),
-    Rename("lm_head.weight", "head.weight"),
-    Drop("model.layers.*.self_attn.rotary_emb.inv_freq"),  # once stored as a buffer
-)
-
 HF = (
     _table(
         "llama", Llama, Config,
-        settings=(*SETTINGS, Setting("attention_bias", "attention_bias"), Setting("mlp_bias", "mlp_bias")),
+        settings=(
+            *SETTINGS, HEAD_DIM, Setting("attention_bias", "attention_bias"), Setting("mlp_bias", "mlp_bias"),
+        ),
         # pretraining_tp splits products in pieces, max_sequence_length repeats the context.
         ignore=("initializer_range", "pretraining_tp", "max_sequence_length"),
     ),
     _table(
         "mistral", Mistral, MistralConfig,
-        settings=(*SETTINGS, Setting("sliding_window", "window")), ignore=("initializer_range",),
+        settings=(*SETTINGS, HEAD_DIM, Setting("sliding_window", "window")), ignore=("initializer_range",),
     ),
     _table(
         "qwen2", Qwen2, Qwen2Config,

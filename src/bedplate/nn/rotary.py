@@ -98,8 +98,8 @@ class Smooth:
     gain: ClassVar[float] = 1.0  # of cosines and sines
     factor: float
     context: int  # that was trained
-    low: float = 1.0
-    high: float = 4.0
+    low: float  # 1 as published
+    high: float  # 4 as published
 
     def frequencies(self, head_dim: int, *, base: float) -> Frequencies:
         """For texts of any length."""
