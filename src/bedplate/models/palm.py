@@ -185,5 +185,4 @@ HF = Checkpoint(
         Rename("model.layers.*.mlp.{gate,up,down}_proj.weight", "blocks.*.mlp.{gate,up,down}.weight"),
         Rename("model.norm.weight", "final_norm.weight"),
     ),
-    tied={"lm_head.weight": "model.embed_tokens.weight"},
 )
