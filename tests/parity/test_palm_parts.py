@@ -1,4 +1,4 @@
-"""PaLM's parts beside modules of transformers: multi-query attention in GPTBigCode, gated MLP and rotary positions in Llama."""
+"""Parts of PaLM beside transformers: multi-query attention of GPTBigCode, gated MLP and rotary positions of Llama."""
 
 from typing import Any
 

@@ -62,6 +62,11 @@ class Config:
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}", fix="give a number above 0")
 
+    @property
+    def tied(self) -> bool:
+        """One matrix embeds tokens and scores them."""
+        return True
+
 
 class Block(nn.Module):
     """Attention and MLP side by side, on one norm."""
