@@ -49,7 +49,7 @@ SCALES = {
         sizes={"vocab_size": 512, "context_length": 64, "dim": 64, "num_layers": 2, "head_dim": 16, "mlp_dim": 256},
         steps=40, seeds=1, bar=0.1,
     ),
-    "small": Scale(sizes={"mlp_dim": 512}, steps=400, seeds=3, bar=0.02),
+    "small": Scale(sizes={"mlp_dim": 512}, steps=300, seeds=3, bar=0.02),
 }  # fmt: skip
 
 

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bedplate.errors import UserError
+
 Frequencies = Float[Tensor, " half"]
 Numbers = partial(torch.arange, dtype=torch.float32, device="cpu")
 
@@ -100,6 +102,11 @@ class Smooth:
     context: int  # that was trained
     low: float  # 1 as published
     high: float  # 4 as published
+
+    def __post_init__(self) -> None:
+        if self.high <= self.low:
+            cause = f"high_freq_factor {self.high} is not above low_freq_factor {self.low}"
+            raise UserError(cause, fix="give wavelengths between which there is room")
 
     def frequencies(self, head_dim: int, *, base: float) -> Frequencies:
         """For texts of any length."""
