@@ -58,4 +58,4 @@ def test_no_number_is_pending_and_counts_are_true() -> None:
     assert not [page.name for page in pages if "PENDING" in page.read_text(encoding="utf-8")]
     assert f"all {len(PAPERS)} " in README
     named = re.search(r"Working today: (.*?)\.\*\*", README, flags=re.DOTALL)
-    assert named and named[1].replace("\n", " ").split(", ") == [p.system for p in PAPERS if p.state == "working"]
+    assert named and named[1].replace("\n", " ").split("; ") == [p.system for p in PAPERS if p.state == "working"]

@@ -122,6 +122,8 @@ PAPERS = (
         row="D7", system="T5, mT5, Flan-T5",
         sources=("Raffel et al. 2020, arXiv 1910.10683", "Xue et al. 2021, arXiv 2010.11934"),
         works_when="span corruption, tied and untied right", peer="transformers 5 (loaded a T5 garbled, #48154)",
+        state="working", model="models.t5", objective="objectives.sequence_to_sequence", recipes="recipes.t5",
+        experiment="experiments.t5", page="papers/t5.md",
     ),
     Paper(
         row="D8", system="BLOOM",

@@ -17,8 +17,10 @@ MODEL_TYPES = {  # model_type in config.json -> module with its checkpoint table
     "llama": "bedplate.models.llama",
     "marian": "bedplate.models.transformer",
     "mistral": "bedplate.models.llama",
+    "mt5": "bedplate.models.t5",
     "palm": "bedplate.models.palm",
     "qwen2": "bedplate.models.llama",
+    "t5": "bedplate.models.t5",
 }
 
 

@@ -12,7 +12,6 @@ logits. The table says 213M parameters for the big model; by its sizes and 37,00
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,9 +20,8 @@ from torch import Tensor, nn
 from bedplate.errors import UserError, nearest
 from bedplate.nn.attend import Bias
 from bedplate.nn.attention import Attention
-from bedplate.nn.cache import KVCache
 from bedplate.nn.linear import Weight, project
-from bedplate.nn.memory import DecoderState, Memory
+from bedplate.nn.memory import DecoderState, let_read, new_decoder_state
 from bedplate.nn.mlp import ACTIVATIONS, MLP
 from bedplate.nn.norm import LayerNorm
 from bedplate.nn.position import CAUSAL
@@ -113,7 +111,7 @@ class DecoderBlock(nn.Module):
         x: Float[Tensor, "batch length dim"],
         *,
         memory: Float[Tensor, "batch source dim"] | None,
-        memory_bias: Bias,
+        memory_bias: Bool[Tensor, "#batch 1 1 source"] | None,
         state: DecoderState | None,
     ) -> Float[Tensor, "batch length dim"]:
         own = self.attention(x, bias=CAUSAL, state=state.own if state else None)
@@ -200,19 +198,14 @@ class Transformer(nn.Module):
 
     def new_state(self, batch: int, *, capacity: int | None = None) -> list[DecoderState]:
         """Of each decoder layer, for up to `capacity` tokens a sequence (default: the context length)."""
-        config, weight = self.config, self.token_embedding.weight
-        capacity = config.context_length if capacity is None else capacity
-        size = batch, config.num_heads, capacity, config.head_dim or config.dim // config.num_heads
-        return [
-            DecoderState(KVCache(*size, dtype=weight.dtype, device=weight.device), Memory(batch)) for _ in self.decoder
-        ]
+        config, room = self.config, self.config.context_length if capacity is None else capacity
+        head_dim = config.head_dim or config.dim // config.num_heads
+        weight = self.token_embedding.weight
+        return new_decoder_state(len(self.decoder), batch, config.num_heads, room, head_dim, like=weight)
 
     def read_source(self, source: Int[Tensor, "1 source"], *, state: list[DecoderState]) -> None:
         """Encode a source once; the sequences of the state write from it."""
-        memory = self.encode(source)
-        for place, layer in enumerate(state):
-            attention: Any = self.decoder.get_submodule(f"{place}.cross_attention")
-            layer.memory.fill(*attention.read(memory))
+        let_read(state, self.decoder, self.encode(source))
 
     def _embed(self, ids: Tensor, positions: Tensor) -> Float[Tensor, "batch length dim"]:
         tokens = self.token_embedding(ids)
@@ -260,7 +253,7 @@ HF = Checkpoint(
         "normalize_before": False, "normalize_embedding": False, "add_final_layer_norm": False,
         "static_position_embeddings": True,
     },
-    absent={"scale_embedding": False, "activation_function": "gelu", "decoder_start_token_id": 58100},
+    absent=lambda values: {"scale_embedding": False, "activation_function": "gelu", "decoder_start_token_id": 58100},
     # Other heads, and how weights were drawn.
     ignore=("init_std", "classif_dropout", "classifier_dropout", "add_bias_logits", "extra_pos_embeddings"),
     weights=(

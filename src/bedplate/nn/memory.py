@@ -2,10 +2,11 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from bedplate.nn.attend import Heads, attend
 from bedplate.nn.cache import KVCache
@@ -91,3 +92,20 @@ class DecoderState:
     def fork(self, source: int, target: int, length: int) -> bool:
         """Equal beginnings of two texts mean nothing where their sources differ: never shared."""
         return False
+
+
+def new_decoder_state(
+    layers: int, batch: int, num_heads: int, capacity: int, head_dim: int, *, like: Tensor
+) -> list[DecoderState]:
+    """Of each layer of a decoder, with numbers of the type of `like` and where it is."""
+    return [
+        DecoderState(KVCache(batch, num_heads, capacity, head_dim, dtype=like.dtype, device=like.device), Memory(batch))
+        for _ in range(layers)
+    ]
+
+
+def let_read(state: Sequence[DecoderState], blocks: nn.ModuleList, source: Float[Tensor, "1 source dim"]) -> None:
+    """Let the sequences of a state read from what an encoder made of a source."""
+    for place, layer in enumerate(state):
+        attention: Any = blocks.get_submodule(f"{place}.cross_attention")
+        layer.memory.fill(*attention.read(source))

@@ -103,19 +103,26 @@ class PreparedPairs:
         return result | {"bleu": score.score, "bleu_signature": score.signature, "translated": len(texts)}
 
     def likelihood(self, model: nn.Module, *, batches: int | None = None) -> Likelihood:
-        """Of held-out targets given their sources, end marks included; without smoothing."""
-        device = next(model.parameters()).device
-        nats, tokens, spelled = 0.0, 0, 0
-        with evaluating(model), torch.inference_mode():
-            for batch in islice(self.held_out.sequential(), batches):
-                batch = {name: value.to(device) for name, value in batch.items()}
-                loss = SequenceToSequence().loss(model, batch, None, 0)
-                nats, tokens = nats + loss.total.item(), tokens + int(loss.count)
-                spelled += sum(len(self.tokenizer.token_bytes(each)) for each in _written(batch, self.tokenizer))
-        return Likelihood(nats=nats, tokens=tokens, bytes=spelled)
+        """Of held-out targets given their sources."""
+        return likelihood_of_pairs(model, self.held_out, self.tokenizer, batches=batches)
 
 
-def _written(batch: dict[str, torch.Tensor], tokenizer: ByteBPE) -> list[int]:
+def likelihood_of_pairs(
+    model: nn.Module, pairs: PairBatches, tokenizer: Any, *, batches: int | None = None
+) -> Likelihood:
+    """Of targets given their sources, end marks included; without smoothing."""
+    device = next(model.parameters()).device
+    nats, tokens, spelled = 0.0, 0, 0
+    with evaluating(model), torch.inference_mode():
+        for batch in islice(pairs.sequential(), batches):
+            batch = {name: value.to(device) for name, value in batch.items()}
+            loss = SequenceToSequence().loss(model, batch, None, 0)
+            nats, tokens = nats + loss.total.item(), tokens + int(loss.count)
+            spelled += sum(len(tokenizer.token_bytes(each)) for each in _written(batch, tokenizer))
+    return Likelihood(nats=nats, tokens=tokens, bytes=spelled)
+
+
+def _written(batch: dict[str, torch.Tensor], tokenizer: Any) -> list[int]:
     targets = batch["targets"].flatten()
     return targets[(targets >= 0) & (targets != tokenizer.end_id)].tolist()
 

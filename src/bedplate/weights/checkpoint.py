@@ -24,7 +24,7 @@ from bedplate.weights.files import (
     read_pickle,
     write_tensors,
 )
-from bedplate.weights.rules import Drop, Rule, SplitPerHead, expand
+from bedplate.weights.rules import Drop, Rule, SplitPerHead, Where, expand
 
 # Keys of config.json that describe the file, the tokenizer or a run, and change nothing in what a model computes.
 DESCRIPTIVE = (
@@ -89,15 +89,22 @@ class Checkpoint:
     prefix: str = ""  # optional in files, always written
     require: Mapping[str, Any] = field(default_factory=dict)  # keys in the only value that is supported; written
     accept: Mapping[str, Any] = field(default_factory=dict)  # the same of keys that older files hold; not written
-    absent: Mapping[str, Any] = field(default_factory=dict)  # what a missing key means, where our default says other
+    absent: Callable[[Mapping[str, Any]], Mapping[str, Any]] = (
+        lambda values: {}
+    )  # what missing keys mean, of the others
     ignore: tuple[str, ...] = ()
     spelling: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict  # brings older and newer files to one form
     tied: Mapping[str, str] = field(default_factory=dict)  # may be in a file as a copy of the second name
+    untie: str = ""  # their key that is taken for false when such a copy differs, whatever config.json says
     aliases: Mapping[str, str] = field(default_factory=dict)  # endings of names in old files, and today's
 
     def load(self, folder: Path, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False) -> nn.Module:
         """The model in a folder, in evaluation mode. Every mismatch of name, shape or type is a UserError."""
-        config = self.config_from(read_json_object(folder / "config.json"), source=folder / "config.json")
+        values = read_json_object(folder / "config.json")
+        values = {**self.absent(values), **values}
+        if self.untie and self._copies_differ(folder):
+            values = values | {self.untie: False}
+        config = self.config_from(values, source=folder / "config.json")
         with torch.device("meta"):
             model = self.model(config)
         expected = self.to_theirs(dict(model.state_dict()), config)
@@ -149,10 +156,11 @@ class Checkpoint:
         return theirs
 
     def _rules(self, config: Any) -> list[Rule]:
-        """The rules, those that split by head knowing how many there are."""
+        """The rules for this configuration, those that split by head knowing how many there are."""
+        rules = [rule for rule in self.weights if not isinstance(rule, Where) or rule.holds(config)]
         return [
             replace(rule, number=getattr(config, rule.heads)) if isinstance(rule, SplitPerHead) else rule
-            for rule in self.weights
+            for rule in rules
         ]
 
     def config_from(self, values: Mapping[str, Any], *, source: Path | str = "config.json") -> Any:
@@ -161,7 +169,7 @@ class Checkpoint:
         known = {setting.theirs: setting for setting in self.settings}
         required = {**NEUTRAL, **self.accept, **self.require}
         values = self.spelling(values)
-        for key, value in {**self.absent, **values}.items():
+        for key, value in {**self.absent(values), **values}.items():
             if key in known:
                 setting = known[key]
                 loaded = _typed(self.config, setting, value, source)
@@ -209,6 +217,18 @@ class Checkpoint:
         name = name.removesuffix(old) + self.aliases.get(old, "")
         outside = {part for rule in self.weights for part in expand(rule.theirs) if not part.startswith(self.prefix)}
         return name if name.startswith(self.prefix) or name in outside else self.prefix + name
+
+    def _copies_differ(self, folder: Path) -> bool:
+        """Whether what may be a copy is a weight of its own: its file's bytes tell, not what config.json says."""
+        if not (folder / WHOLE).exists() and not (folder / INDEX).exists():
+            return False
+        found = list_tensors(folder)
+        tensors = TensorsOnDemand({name: (name, entry) for name, entry in found.items()}, dtype=torch.float32)
+        pairs = [(copy, original) for copy, original in self.tied.items() if copy in found and original in found]
+        return any(
+            found[copy].shape == found[original].shape and not torch.equal(tensors[copy], tensors[original])
+            for copy, original in pairs
+        )
 
     def _untie(self, theirs: MutableMapping[str, Tensor], expected: Mapping[str, Tensor], folder: Path) -> None:
         for copy, original in self.tied.items():

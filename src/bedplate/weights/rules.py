@@ -5,9 +5,9 @@ Tensors are taken out of the mapping given, so that what is left over at the end
 """
 
 import re
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -109,6 +109,25 @@ class Transpose:
 
     def save(self, tensors: Taken) -> Named:
         return ((name, tensor.T) for name, tensor in self.rule.save(tensors))
+
+
+@dataclass(frozen=True)
+class Where:
+    """A rule for some configurations only."""
+
+    rule: "Rename | Split | SplitPerHead"
+    holds: Callable[[Any], bool]  # of a configuration
+
+    @property
+    def theirs(self) -> str:
+        """The pattern of the rule inside."""
+        return self.rule.theirs
+
+    def load(self, tensors: Taken) -> Named:
+        return self.rule.load(tensors)
+
+    def save(self, tensors: Taken) -> Named:
+        return self.rule.save(tensors)
 
 
 @dataclass(frozen=True)
