@@ -15,7 +15,8 @@ from bedplate.verify.contracts import CONTRACTS, check
 TINY = Config(vocab_size=50, context_length=16, dim=32, num_layers=2, num_heads=4, num_kv_heads=2, mlp_dim=48)
 COUNTS = {
     "llama-7b": 6_738_415_616, "llama-13b": 13_015_864_320, "llama-33b": 32_528_943_616, "llama-65b": 65_285_660_672,
-    "llama2-70b": 68_976_648_192, "llama3-8b": 8_030_261_248, "mistral-7b": 7_241_732_096, "qwen2-0.5b": 494_032_768,
+    "llama2-70b": 68_976_648_192, "llama3-8b": 8_030_261_248, "smollm-135m": 134_515_008,
+    "mistral-7b": 7_241_732_096, "qwen2-0.5b": 494_032_768,
 }  # fmt: skip
 
 

@@ -66,6 +66,8 @@ def save_pretrained(model: nn.Module, folder: Path, *, end_id: int | None = None
 def save_gguf(model: Any, tokenizer: Any, path: Path, *, name: str, encoding: str) -> None:
     """One GGUF file for llama.cpp; `encoding` is one of `weights.gguf.ENCODINGS`."""
     table = table_of(model)
+    if table.model_type != "gpt2":
+        raise UserError(f"{table.architecture} is not written as GGUF yet", fix="use --format hf, or a GPT-2")
     tensors = {key: tensor.detach() for key, tensor in model.state_dict().items()}
     tensors = table.to_theirs(tensors, model.config)
     write_gguf(path, tensors, table.config_to(model.config), tokenizer, name=name, encoding=encoding)

@@ -251,6 +251,9 @@ SIZES = {  # parameters:
     "llama3-8b": Config(
         vocab_size=128256, context_length=8192, num_kv_heads=8, mlp_dim=14336, norm_eps=1e-5, rotary_base=500000.0
     ),  # 8,030,261,248
+    "smollm-135m": Config(
+        vocab_size=49152, dim=576, num_layers=30, num_heads=9, num_kv_heads=3, mlp_dim=1536, norm_eps=1e-5, tied=True
+    ),  # 134,515,008
     "mistral-7b": MistralConfig(context_length=32768, norm_eps=1e-5),  # 7,241,732,096
     "qwen2-0.5b": Qwen2Config(
         context_length=131072, dim=896, num_layers=24, num_heads=14, num_kv_heads=2, mlp_dim=4864,

@@ -231,7 +231,7 @@ def equals_reference(model: Any) -> Pairs:
 def with_norms_as_wide_as_weights(reference: Any) -> Any:
     """transformers computes RMS norms in float32 even in a float64 model; with this, in the format of the weights."""
     for module in reference.modules():
-        if type(module).__name__.endswith("RMSNorm"):
+        if type(module).__name__.endswith(("RMSNorm", "T5LayerNorm")):
             settings: Any = {"weight": module.weight, "eps": module.variance_epsilon}
             module.forward = functools.partial(F.rms_norm, normalized_shape=module.weight.shape, **settings)
     return reference
