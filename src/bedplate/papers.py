@@ -18,6 +18,7 @@ class Paper:
     peer: str = ""  # best public system, and its limit
     state: str = "not yet"  # or "working"
     model: str = ""
+    layout: str = ""  # a model of the same family that has published weights, on the same page
     objective: str = ""
     recipes: str = ""
     experiment: str = ""
@@ -134,8 +135,11 @@ PAPERS = (
         works_when="ALiBi, streaming load, extrapolation, fertility", peer="transformers",
     ),
     Paper(
-        row="D9", system="PaLM, with the Llama layout", sources=("Chowdhery et al. 2022, arXiv 2204.02311",),
+        row="D9", system="PaLM, with the Llama layout",
+        sources=("Chowdhery et al. 2022, arXiv 2204.02311", "Touvron et al. 2023, arXiv 2302.13971"),
         works_when="parallel block, multi-query attention", peer="no public weights; transformers for Llama",
+        state="working", model="models.palm", layout="models.llama", objective="objectives.next_token",
+        recipes="recipes.palm", experiment="experiments.palm", page="papers/palm.md",
     ),
     Paper(
         row="D10", system="RetNet", sources=("Sun et al. 2023, arXiv 2307.08621",),

@@ -1,4 +1,4 @@
-"""`bedplate bench train`: optimizer steps of GPT-2 over sizes, precisions, batches, strategies and ranks.
+"""`bedplate bench train`: optimizer steps of GPT-2 and Llama over sizes, precisions, batches, strategies and ranks.
 
 Cells of one rank are measured beside transformers' model in a plain loop, in one process; cells of more ranks in a job
 of their own. The batch is per rank, so that efficiency compares equal work on each (weak scaling).
@@ -21,8 +21,8 @@ from torch import Tensor
 from bedplate.bench.devices import matrix_rate
 from bedplate.bench.measure import Row, peak_memory, print_own_peak, seconds_of, take_turns
 from bedplate.bench.shape import shape_of
-from bedplate.errors import UserError, require
-from bedplate.models.gpt2 import GPT2, HF, SIZES
+from bedplate.errors import UserError, nearest, require
+from bedplate.models import build, gpt2, llama, published_sizes, table_of
 from bedplate.objectives.next_token import NextToken
 from bedplate.train import ranks
 from bedplate.train.loop import Settings, accumulate
@@ -33,6 +33,9 @@ from bedplate.train.precision import autocast
 
 Step = Callable[[], float]
 MODULE = "bedplate.bench.train"
+SIZES: dict[str, Any] = {  # of decoders that the peer has, too
+    name: config for name, config in published_sizes().items() if isinstance(config, gpt2.Config | llama.Config)
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,8 @@ def run(grid: Sequence[Cell], *, repeats: int = 5, watch: Callable[[str], None] 
     alone: dict[Cell, float] = {}
     rates: dict[str, float] = {}
     for cell in grid:
+        if cell.size not in SIZES:
+            raise UserError(f"training {cell.size!r} is not measured", fix=nearest(cell.size, SIZES))
         watch(f"{cell.name} ...")
         if cell.threads:
             torch.set_num_threads(cell.threads)
@@ -157,7 +162,7 @@ def ours_step(cell: Cell) -> Step:
     """One step as the training loop makes it; returns the loss."""
     device = ranks.device()
     torch.manual_seed(0)
-    model = GPT2(replace(SIZES[cell.size], dropout=0.0)).to(device).train()
+    model = build(replace(SIZES[cell.size], dropout=0.0)).to(device).train()
     parallel = Parallel(strategy=cell.strategy, checkpointing=cell.checkpointing, compile=cell.compile)
     settings = Settings(steps=1, micro_batch_size=cell.batch, precision=cell.precision)
     work = Work(model, parallel=parallel, precision=cell.precision)
@@ -185,8 +190,11 @@ def peer_step(cell: Cell) -> Step:
     transformers.utils.logging.set_verbosity_error()
     device = ranks.device()
     torch.manual_seed(0)
-    values = HF.config_to(replace(SIZES[cell.size], dropout=0.0))
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**values)).to(device).train()
+    config = replace(SIZES[cell.size], dropout=0.0)
+    with torch.device("meta"):
+        values = table_of(build(config)).config_to(config)
+    theirs = transformers.AutoConfig.for_model(**values)
+    model = transformers.AutoModelForCausalLM.from_config(theirs).to(device).train()
     if cell.checkpointing:
         model.gradient_checkpointing_enable()
     forward = torch.compile(model) if cell.compile else model

@@ -130,7 +130,9 @@ def fertility(options: argparse.Namespace) -> int:
 def register(command: Command) -> None:
     """Add these commands and their options."""
     one = command(plan, json=True)
-    one.add_argument("target", metavar="model", help="gpt2 ... gpt2-xl, gpt3-small ... gpt3, bloom, palm, or a recipe")
+    one.add_argument(
+        "target", metavar="model", help="gpt2 ... gpt2-xl, gpt3-small ... gpt3, bloom, palm-540b, or a recipe"
+    )
     one.add_argument("settings", nargs="*", metavar="key=value", help="of the recipe")
     one.add_argument("--gpus", type=positive, metavar="N", help="devices (default: 1)")
     one.add_argument("--device", default="cpu", help="h200, h100, a100 ... or cpu: this machine (default)")

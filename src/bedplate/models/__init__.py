@@ -18,8 +18,12 @@ MODEL_TYPES = {  # model_type in config.json -> module with its checkpoint table
     "gpt2": "bedplate.models.gpt2",
     "openai-gpt": "bedplate.models.gpt1",
     "bert": "bedplate.models.bert",
+    "llama": "bedplate.models.llama",
     "marian": "bedplate.models.transformer",
+    "mistral": "bedplate.models.llama",
     "mt5": "bedplate.models.t5",
+    "palm": "bedplate.models.palm",
+    "qwen2": "bedplate.models.llama",
     "t5": "bedplate.models.t5",
 }
 
@@ -67,6 +71,8 @@ def save_pretrained(model: nn.Module, folder: Path, *, end_id: int | None = None
 def save_gguf(model: Any, tokenizer: Any, path: Path, *, name: str, encoding: str) -> None:
     """One GGUF file for llama.cpp; `encoding` is one of `weights.gguf.ENCODINGS`."""
     table = table_of(model)
+    if table.model_type != "gpt2":
+        raise UserError(f"{table.architecture} is not written as GGUF yet", fix="use --format hf, or a GPT-2")
     tensors = {key: tensor.detach() for key, tensor in model.state_dict().items()}
     tensors = table.to_theirs(tensors, model.config)
     write_gguf(path, tensors, table.config_to(model.config), tokenizer, name=name, encoding=encoding)

@@ -67,9 +67,11 @@ def alibi_slopes(num_heads: int) -> Float[Tensor, " heads"]:
     return torch.cat((first, between[: num_heads - power]))
 
 
-def within_documents(documents: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch 1 length length"]:
+def within_documents(
+    documents: Int[Tensor, "batch length"], *, causal: Causal = CAUSAL
+) -> Bool[Tensor, "batch 1 length length"]:
     """Causal bias for packed rows: a token sees itself and earlier tokens of its own document only."""
-    return same_document(documents) & CAUSAL.dense(documents.shape[1], documents.shape[1], documents.device)
+    return same_document(documents) & causal.dense(documents.shape[1], documents.shape[1], documents.device)
 
 
 def same_document(documents: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch 1 length length"]:
@@ -89,9 +91,17 @@ def rotary(
     positions: Int[Tensor, "batch length"], head_dim: int, *, base: float = 10000.0
 ) -> tuple[Float[Tensor, "batch 1 length half"], Float[Tensor, "batch 1 length half"]]:
     """Cosines and sines of rotary position embedding (Su et al. 2021, arXiv 2104.09864, eq. 34), in float64."""
-    frequencies = base ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float64) / head_dim)
+    return turns(
+        positions, base ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float64) / head_dim)
+    )
+
+
+def turns(
+    positions: Int[Tensor, "batch length"], frequencies: Float[Tensor, " half"], *, gain: float = 1.0
+) -> tuple[Float[Tensor, "batch 1 length half"], Float[Tensor, "batch 1 length half"]]:
+    """`gain` times cosines and sines of the angle position * frequency, in the format of the frequencies."""
     angles = positions[:, None, :, None] * frequencies
-    return angles.cos(), angles.sin()
+    return angles.cos() * gain, angles.sin() * gain
 
 
 def rotate(

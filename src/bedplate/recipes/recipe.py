@@ -25,6 +25,7 @@ FIXED = (
     "model.tied", "model.num_segments", "model.attention_dropout", "model.task_dropout", "optimizer.layer_decay",
     "model.mlp", "model.num_buckets", "model.max_distance", "model.scale_output", "model.scale_embedding",
     "model.head_dim", "data.density", "data.mean_span",
+    "model.rotary_base", "model.stretch", "model.attention_bias", "model.mlp_bias",
 )  # fmt: skip
 EXAMPLES = {int: ", such as 200", float: ", such as 1e-3"}
 

@@ -5,6 +5,7 @@ mistake is far larger than rounding; contracts about files and resuming ask for 
 """
 
 import copy
+import functools
 import importlib.util
 import tempfile
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bedplate.errors import UserError
@@ -22,7 +24,7 @@ from bedplate.generate.engine import Engine, Request
 from bedplate.generate.prompt import reads_a_source
 from bedplate.generate.sample import Sampling
 from bedplate.generate.text import Generation, IdsOnly
-from bedplate.models import build, from_pretrained, save_pretrained
+from bedplate.models import build, from_pretrained, save_pretrained, table_of
 from bedplate.objectives.objective import Objective
 from bedplate.train.checkpoint import TRAINING, list_checkpoints
 from bedplate.train.loop import Settings, accumulate, train
@@ -212,16 +214,18 @@ def equals_reference(model: Any) -> Pairs:
     """Logits and input gradients of the exported folder in transformers = ours."""
     if importlib.util.find_spec("transformers") is None:
         raise NotApplicable("transformers is not installed")
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    if table_of(model).model_type not in CONFIG_MAPPING:
+        raise NotApplicable("transformers has no such model")
     model = double(model)
     ids = random_ids(model, (2, min(24, _context(model))))
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(model, Path(folder), end_id=0)
         library = AutoModelForSeq2SeqLM if reads_a_source(model) else AutoModelForCausalLM
-        reference = library.from_pretrained(folder, dtype=torch.float64).eval()
+        reference = with_norms_as_wide_as_weights(library.from_pretrained(folder, dtype=torch.float64).eval())
     if reads_a_source(model):
         source = ids.flip(1)
         ours, theirs = model(source, ids), reference(input_ids=source, decoder_input_ids=ids).logits
@@ -231,6 +235,15 @@ def equals_reference(model: Any) -> Pairs:
     (theirs.logsumexp(-1).sum()).backward()
     gradient = model.token_embedding.weight.grad
     return [("logits", ours, theirs), ("embedding gradient", gradient, reference.get_input_embeddings().weight.grad)]
+
+
+def with_norms_as_wide_as_weights(reference: Any) -> Any:
+    """transformers computes RMS norms in float32 even in a float64 model; with this, in the format of the weights."""
+    for module in reference.modules():
+        if type(module).__name__.endswith(("RMSNorm", "T5LayerNorm")):
+            settings: Any = {"weight": module.weight, "eps": module.variance_epsilon}
+            module.forward = functools.partial(F.rms_norm, normalized_shape=module.weight.shape, **settings)
+    return reference
 
 
 def resumed_equals_uninterrupted(model: nn.Module) -> Pairs:

@@ -9,7 +9,10 @@ from torch import nn
 from bedplate.language_model import load
 from bedplate.models import MODEL_TYPES, build, checkpoint_table
 
-SMALL = {"vocab_size": 199, "context_length": 64, "dim": 48, "num_layers": 3, "num_decoder_layers": 3, "num_heads": 3}
+SMALL = {
+    "vocab_size": 199, "context_length": 64, "dim": 48, "num_layers": 3, "num_decoder_layers": 3, "num_heads": 3,
+    "num_kv_heads": 1, "mlp_dim": 192, "window": 9,
+}  # fmt: skip
 
 
 def find_target(target: str) -> tuple[nn.Module, str]:

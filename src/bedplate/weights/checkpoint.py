@@ -106,6 +106,7 @@ class Checkpoint:
         lambda values: {}
     )  # what missing keys mean, of the others
     ignore: tuple[str, ...] = ()
+    spelling: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict  # brings older and newer files to one form
     tied: Mapping[str, str] = field(default_factory=dict)  # may be in a file as a copy of the second name
     untie: str = ""  # their key that is taken for false when such a copy differs, whatever config.json says
     aliases: Mapping[str, str] = field(default_factory=dict)  # endings of names in old files, and today's
@@ -181,6 +182,7 @@ class Checkpoint:
         ours: dict[str, Any] = {}
         known = {setting.theirs: setting for setting in self.settings}
         required = {**NEUTRAL, **self.accept, **self.require}
+        values = self.spelling(values)
         for key, value in {**self.absent(values), **values}.items():
             if key in known:
                 setting = known[key]
