@@ -13,6 +13,7 @@ from bedplate.weights.checkpoint import Checkpoint
 from bedplate.weights.gguf import write_gguf
 
 MODEL_TYPES = {  # model_type in config.json -> module with its checkpoint tables, `HF`: one, or one for each head
+    "bloom": "bedplate.models.bloom",
     "gpt2": "bedplate.models.gpt2",
     "marian": "bedplate.models.transformer",
     "mt5": "bedplate.models.t5",

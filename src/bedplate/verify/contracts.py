@@ -26,6 +26,7 @@ from bedplate.train.checkpoint import TRAINING, list_checkpoints
 from bedplate.train.loop import Settings, accumulate, train
 from bedplate.train.optimizer import AdamW
 from bedplate.train.parallel import Work
+from bedplate.verify.reference import as_exact_as_weights
 from bedplate.verify.trace import Pairs, largest_error, recording
 from bedplate.verify.writing import as_decoder, objective_of, with_source
 
@@ -212,12 +213,12 @@ def equals_reference(model: Any) -> Pairs:
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(model, Path(folder), end_id=0)
         library = AutoModelForSeq2SeqLM if reads_a_source(model) else AutoModelForCausalLM
-        reference = library.from_pretrained(folder, dtype=torch.float64).eval()
+        reference = as_exact_as_weights(library.from_pretrained(folder, dtype=torch.float64).eval())
     if reads_a_source(model):
         source = ids.flip(1)
         ours, theirs = model(source, ids), reference(input_ids=source, decoder_input_ids=ids).logits
     else:
-        ours, theirs = model(ids), reference(ids).logits
+        ours, theirs = model(ids), reference(ids, attention_mask=torch.ones_like(ids)).logits
     (ours.logsumexp(-1).sum()).backward()
     (theirs.logsumexp(-1).sum()).backward()
     gradient = model.token_embedding.weight.grad
