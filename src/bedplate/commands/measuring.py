@@ -40,18 +40,22 @@ def plan(options: argparse.Namespace) -> int:
 def bench(options: argparse.Namespace) -> int:
     """Measure training or decoding beside transformers, in one process: medians and ratios (above 1 = ours better).
 
+    bias: what ALiBi costs beside no positions, and BLOOM beside transformers.
+
     For training, sizes, precisions, batches, strategies and ranks may be lists such as gpt2,gpt2-medium.
     """
     from bedplate.bench.measure import table
     from bedplate.console import print_table, save_json
     from bedplate.models import published_sizes
 
-    sizes = options.size.split(",")
+    sizes = (options.size or {"bias": "bloom-560m"}.get(options.what, "gpt2")).split(",")
     for size in sizes:
         if size not in published_sizes():
             raise UserError(f"there is no size {size!r}", fix=nearest(size, published_sizes()))
     if options.what == "decode":
         rows = _bench_decoding(sizes, options)
+    elif options.what == "bias":
+        rows = _bench_bias(sizes, options)
     else:
         rows = _bench_training(sizes, options)
     result = table(rows)
@@ -72,6 +76,15 @@ def _bench_decoding(sizes: list[str], options: argparse.Namespace) -> list[dict[
         plot_decoding(rows, options.out / "decode.png")
         print(f"Plot: {(options.out / 'decode.png').resolve()}")
     return rows
+
+
+def _bench_bias(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    from bedplate.bench.bias import run
+
+    shapes = [(size, batch) for size in sizes for batch in options.batch]
+    return [
+        row for size, batch in shapes for row in run(size, batch=batch, length=options.length, repeats=options.repeats)
+    ]
 
 
 def _bench_training(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -119,8 +132,8 @@ def register(command: Command) -> None:
         "--utilization", type=above_zero, metavar="X", help="share of the matrix rate reached (default: 0.4; a CPU 0.5)"
     )
     one = command(bench, json=True)
-    one.add_argument("what", choices=("train", "decode"), metavar="benchmark", help="train or decode")
-    one.add_argument("--size", default="gpt2", help="published sizes (default: gpt2)")
+    one.add_argument("what", choices=("train", "decode", "bias"), metavar="benchmark", help="train, decode or bias")
+    one.add_argument("--size", help="published sizes (default: gpt2, of bias bloom-560m)")
     one.add_argument("--repeats", type=positive, default=5, metavar="N", help="measurements of each side (default: 5)")
     one.add_argument("--precision", default="fp32,bf16", help="training (default: fp32,bf16)")
     one.add_argument(
