@@ -131,7 +131,8 @@ def _learn(name: str, recipe: Recipe, source: Source) -> nn.Module:
         schedule=recipe.schedule, seed=recipe.seed, checkpoint_every=10**9,
     )  # fmt: skip
     with TemporaryDirectory() as folder:
-        train(model, source, recipe.objective, settings=settings, folder=Path(folder))
+        if train(model, source, recipe.objective, settings=settings, folder=Path(folder)).interrupted:
+            raise KeyboardInterrupt
     return model.eval()
 
 
