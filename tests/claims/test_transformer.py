@@ -7,6 +7,8 @@ import pytest
 
 from bedplate.experiments import transformer
 from bedplate.experiments.transformer import BASE, SHARP, Result, Row
+from bedplate.models.transformer import Transformer
+from bedplate.recipes.transformer import quickstart
 
 
 @pytest.mark.slow
@@ -16,6 +18,13 @@ def test_the_claim_holds_at_smoke_scale(tmp_path: Path) -> None:
     assert verdict.holds, verdict.sentence
     transformer.plot(result, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", transformer.ROWS)
+def test_every_row_of_the_table_can_be_built(name: str) -> None:
+    recipe = transformer._changed(quickstart(), transformer.ROWS[name])
+    assert (recipe != quickstart()) == bool(transformer.ROWS[name])
+    assert Transformer(recipe.model).config == recipe.model
 
 
 def test_the_check_is_red_for_each_part_of_the_claim() -> None:

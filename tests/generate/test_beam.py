@@ -27,7 +27,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("beams", SETTINGS, ids=str)
+@pytest.mark.parametrize("beams", SETTINGS, ids=lambda beams: f"{beams.width}, {beams.length_penalty}")
 def test_tokens_and_scores_are_those_of_transformers(beams: Beams, seed: int, tmp_path: Path) -> None:
     """With several end marks that are likely, so that texts end early, late and not at all."""
     model = random_model(seed, dtype=torch.float32)
@@ -70,7 +70,7 @@ def test_a_wide_search_finds_the_likeliest_of_all() -> None:
     assert [sum(each.logprobs) for each in found] == pytest.approx([each.score for each in found])
 
 
-@pytest.mark.parametrize("beams", SETTINGS, ids=str)
+@pytest.mark.parametrize("beams", SETTINGS, ids=lambda beams: f"{beams.width}, {beams.length_penalty}")
 def test_what_is_found_does_not_depend_on_company(beams: Beams) -> None:
     model = random_model(1)
     together = beam_search(model, PROMPTS, max_new_tokens=10, beams=beams, end_ids=[11, 40])

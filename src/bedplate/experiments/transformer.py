@@ -18,7 +18,7 @@ from torch import nn
 from bedplate.evaluate.translation import bleu, translate
 from bedplate.experiments.experiment import Verdict
 from bedplate.models.transformer import Transformer
-from bedplate.recipes.recipe import Recipe, with_settings
+from bedplate.recipes.recipe import Recipe
 from bedplate.recipes.transformer import quickstart
 from bedplate.train.average import mean_of_checkpoints
 from bedplate.train.checkpoint import list_checkpoints
@@ -101,17 +101,25 @@ def run(scale: str, *, watch: Callable[[str], None] = print) -> Result:
     base = replace(
         quickstart(), steps=settings.steps, batch_size=settings.batch_size, micro_batch_size=settings.batch_size
     )
-    base = with_settings(base, {"schedule.warmup_steps": settings.steps // 4})
+    base = _changed(base, {"schedule.warmup_steps": settings.steps // 4})
     rows: dict[str, tuple[Row, ...]] = {}
     signature = ""
     for name in settings.rows:
         runs = []
         for seed in range(settings.seeds):
-            row, signature = _learn(replace(with_settings(base, ROWS[name]), seed=seed), name, settings.sentences)
+            row, signature = _learn(replace(_changed(base, ROWS[name]), seed=seed), name, settings.sentences)
             watch(f"{name}, seed {seed}: perplexity {row.perplexity:.3f}, BLEU {row.bleu:.1f}")
             runs.append(row)
         rows[name] = tuple(runs)
     return Result(scale=scale, rows=rows, signature=signature)
+
+
+def _changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """With other values of keys such as model.mlp_dim, also of those that the paper fixes."""
+    for key, value in changes.items():
+        part, name = key.split(".")
+        recipe = replace(recipe, **{part: replace(getattr(recipe, part), **{name: value})})
+    return recipe
 
 
 def _learn(recipe: Recipe, name: str, sentences: int) -> tuple[Row, str]:
