@@ -13,6 +13,7 @@ belong to no token; every size was initialized with the standard deviation 0.004
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -42,6 +43,7 @@ class Config:
     dropout: float = 0.0
     residual_after_norm: bool = False  # the residual path goes on from the norms' outputs; no published size does
     tied: bool = True  # output weight = token embedding
+    learned_positions: ClassVar[bool] = False  # for plans: no table grows with the context
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context_length", "dim", "num_layers", "num_heads"):
