@@ -101,10 +101,14 @@ PAPERS = (
     Paper(
         row="D3", system="BERT", sources=("Devlin, Chang, Lee & Toutanova 2019, arXiv 1810.04805",),
         works_when="MLM + NSP, fine-tuning, features", peer="transformers (no NSP script)",
+        state="working", model="models.bert", objective="objectives.masked", recipes="recipes.bert",
+        experiment="experiments.bert", page="papers/bert.md",
     ),
     Paper(
         row="D4", system="GPT-1", sources=("Radford, Narasimhan, Salimans & Sutskever 2018",),
         works_when="input transforms, auxiliary loss", peer="transformers `openai`",
+        state="working", model="models.gpt1", objective="objectives.fine_tuning", recipes="recipes.gpt1",
+        experiment="experiments.gpt1", page="papers/gpt1.md",
     ),
     Paper(
         row="D5", system="GPT-2", sources=("Radford, Wu, Child, Luan, Amodei & Sutskever 2019",),
@@ -128,6 +132,8 @@ PAPERS = (
         row="D8", system="BLOOM",
         sources=("BigScience 2022, arXiv 2211.05100", "Press, Smith & Lewis 2022, arXiv 2108.12409"),
         works_when="ALiBi, streaming load, extrapolation, fertility", peer="transformers",
+        state="working", model="models.bloom", objective="objectives.next_token", recipes="recipes.bloom",
+        experiment="experiments.bloom", page="papers/bloom.md",
     ),
     Paper(
         row="D9", system="PaLM, with the Llama layout", sources=("Chowdhery et al. 2022, arXiv 2204.02311",),

@@ -49,7 +49,7 @@ def test_planned_papers_claim_nothing(paper):
     [
         ("models", "model", set()),
         ("experiments", "experiment", {"experiment"}),
-        ("recipes", "recipes", {"recipe", "run", "text", "pairs", "spans"}),
+        ("recipes", "recipes", {"recipe", "run", "text", "pairs", "labeled", "spans", "masked_text", "encoder_task"}),
     ],
 )
 def test_what_is_there_belongs_to_a_working_paper(folder, part, machinery):

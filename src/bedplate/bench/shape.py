@@ -127,7 +127,8 @@ def shape_of(config: Any) -> Shape:
         head_dim=config.dim // config.num_heads,
         vocab_size=config.vocab_size,
         context_length=config.context_length,
-        mlp_dim=config.mlp_dim or 0,
+        mlp_dim=getattr(config, "mlp_dim", None) or 0,
+        positions=getattr(config, "learned_positions", True),
         tied=config.tied,
     )
 

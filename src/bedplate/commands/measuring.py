@@ -1,4 +1,4 @@
-"""Commands that plan and measure: plan, bench."""
+"""Commands that plan and measure: plan, bench, fertility."""
 
 import argparse
 from pathlib import Path
@@ -38,7 +38,7 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Measure training or decoding beside transformers, in one process: medians and ratios (above 1 = ours better).
+    """Measure training, decoding or encoding beside transformers: medians and ratios (above 1 = ours better).
 
     bias: what ALiBi costs beside no positions, and BLOOM beside transformers.
 
@@ -48,12 +48,15 @@ def bench(options: argparse.Namespace) -> int:
     from bedplate.console import print_table, save_json
     from bedplate.models import published_sizes
 
-    sizes = (options.size or {"bias": "bloom-560m"}.get(options.what, "gpt2")).split(",")
+    usual = {"encode": "bert-base", "bias": "bloom-560m"}.get(options.what, "gpt2")
+    sizes = (options.size or usual).split(",")
     for size in sizes:
         if size not in published_sizes():
             raise UserError(f"there is no size {size!r}", fix=nearest(size, published_sizes()))
     if options.what == "decode":
         rows = _bench_decoding(sizes, options)
+    elif options.what == "encode":
+        rows = _bench_encoding(sizes, options)
     elif options.what == "bias":
         rows = _bench_bias(sizes, options)
     else:
@@ -76,6 +79,18 @@ def _bench_decoding(sizes: list[str], options: argparse.Namespace) -> list[dict[
         plot_decoding(rows, options.out / "decode.png")
         print(f"Plot: {(options.out / 'decode.png').resolve()}")
     return rows
+
+
+def _bench_encoding(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    from bedplate.bench.encode import Cell, bench
+
+    cells = [
+        Cell(size=size, precision=precision, batch=batch, length=options.length)
+        for size in sizes
+        for precision in options.precision.split(",")
+        for batch in options.batch
+    ]
+    return [row.line() for cell in cells for row in bench(cell, repeats=options.repeats)]
 
 
 def _bench_bias(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -109,6 +124,23 @@ def _bench_training(sizes: list[str], options: argparse.Namespace) -> list[dict[
     return rows
 
 
+def fertility(options: argparse.Namespace) -> int:
+    """Tokens a word and a byte, and the share of unknown ones, of each tokenizer on each language of a folder."""
+    from bedplate.console import print_table, save_json
+    from bedplate.evaluate.fertility import compare, read_samples
+    from bedplate.language_model import tokenizer_of
+
+    rows = compare({name: tokenizer_of(name) for name in options.tokenizer}, read_samples(options.data))
+    short_names = {name: Path(name).name for name in options.tokenizer}
+    if len(set(short_names.values())) == len(short_names):
+        shown = [row | {"tokenizer": short_names[row["tokenizer"]]} for row in rows]
+    else:
+        shown = rows
+    print_table(shown, columns=("language", "tokenizer", "tokens a word", "tokens a byte", "unknown"))
+    save_json(options.json, rows)
+    return 0
+
+
 def register(command: Command) -> None:
     """Add these commands and their options."""
     one = command(plan, json=True)
@@ -132,8 +164,9 @@ def register(command: Command) -> None:
         "--utilization", type=above_zero, metavar="X", help="share of the matrix rate reached (default: 0.4; a CPU 0.5)"
     )
     one = command(bench, json=True)
-    one.add_argument("what", choices=("train", "decode", "bias"), metavar="benchmark", help="train, decode or bias")
-    one.add_argument("--size", help="published sizes (default: gpt2, of bias bloom-560m)")
+    kinds = ("train", "decode", "encode", "bias")
+    one.add_argument("what", choices=kinds, metavar="benchmark", help="train, decode, encode or bias")
+    one.add_argument("--size", help="published sizes (default: gpt2, of encode bert-base, of bias bloom-560m)")
     one.add_argument("--repeats", type=positive, default=5, metavar="N", help="measurements of each side (default: 5)")
     one.add_argument("--precision", default="fp32,bf16", help="training (default: fp32,bf16)")
     one.add_argument(
@@ -145,3 +178,8 @@ def register(command: Command) -> None:
     one.add_argument("--checkpointing", action="store_true", help="training: compute activations again")
     one.add_argument("--compile", action="store_true", help="training: compile blocks, and the peer's model")
     one.add_argument("--out", type=Path, metavar="FOLDER", help="write plots here, for training a table too")
+    one = command(fertility, json=True)
+    one.add_argument("tokenizer", nargs="+", help="folders of vocabularies, runs, or shipped checkpoints")
+    one.add_argument(
+        "--data", type=Path, required=True, metavar="PATH", help="a file (.txt, .conllu, .conllu.xz) for each language"
+    )

@@ -73,8 +73,12 @@ def alibi_slopes(num_heads: int) -> Float[Tensor, " heads"]:
 
 def within_documents(documents: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch 1 length length"]:
     """Causal bias for packed rows: a token sees itself and earlier tokens of its own document only."""
-    same = documents[:, :, None] == documents[:, None, :]
-    return (same & CAUSAL.dense(documents.shape[1], documents.shape[1], documents.device))[:, None]
+    return same_document(documents) & CAUSAL.dense(documents.shape[1], documents.shape[1], documents.device)
+
+
+def same_document(documents: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch 1 length length"]:
+    """Bias of packed rows whose tokens see both sides: a token sees all tokens of its own document and no others."""
+    return (documents[:, :, None] == documents[:, None, :])[:, None]
 
 
 def restarting_positions(documents: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:

@@ -22,8 +22,9 @@ from bedplate.train.schedule import Constant, WarmupCosine
 # Given by the paper; a model with other values is another paper's.
 FIXED = (
     "model.norm_eps", "model.scale_by_head_dim", "model.scale_by_layer", "model.activation", "model.mlp_dim",
-    "model.tied", "model.residual_after_norm", "optimizer.layer_decay", "model.mlp", "model.num_buckets",
-    "model.max_distance", "model.scale_output", "model.scale_embedding",
+    "model.tied", "model.num_segments", "model.attention_dropout", "model.task_dropout", "model.residual_after_norm",
+    "optimizer.layer_decay", "model.mlp", "model.num_buckets", "model.max_distance", "model.scale_output",
+    "model.scale_embedding",
 )  # fmt: skip
 EXAMPLES = {int: ", such as 200", float: ", such as 1e-3"}
 

@@ -77,6 +77,19 @@ class Setting:
         return value if self.values is None else next(key for key, ours in self.values.items() if ours == value)
 
 
+@dataclass(frozen=True)
+class Labels(Setting):
+    """Their table of class names, of which we keep the number."""
+
+    def load(self, value: Any) -> Any:
+        """How many classes there are."""
+        return len(value) if isinstance(value, dict) else value
+
+    def save(self, value: Any) -> Any:
+        """The names that transformers gives where nobody chose others."""
+        return {str(number): f"LABEL_{number}" for number in range(value)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """How folders of one Hugging Face `model_type` map to one of our models."""
@@ -97,6 +110,7 @@ class Checkpoint:
     tied: Mapping[str, str] = field(default_factory=dict)  # may be in a file as a copy of the second name
     untie: str = ""  # their key that is taken for false when such a copy differs, whatever config.json says
     aliases: Mapping[str, str] = field(default_factory=dict)  # endings of names in old files, and today's
+    mark: str = ""  # of two tables for one architecture: the tensor that files of this one hold
 
     def load(self, folder: Path, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False) -> nn.Module:
         """The model in a folder, in evaluation mode. Every mismatch of name, shape or type is a UserError."""
@@ -207,6 +221,9 @@ class Checkpoint:
                 target = expected.get(full, expected.get(self.tied.get(full, "")))
                 _check_entry(name, entry, target, folder, expected)
                 names[name] = full
+        for copy, original in self.tied.items():  # where a file holds one of the two, it may be either
+            if original not in names.values() and copy in names.values() and copy not in expected:
+                names = {name: original if full == copy else full for name, full in names.items()}
         if missing := sorted(set(expected) - set(names.values())):
             cause = f"{folder}: {len(missing)} tensor(s) missing, the first is {missing[0]!r}"
             raise UserError(cause, fix="the file does not belong to this config.json, or was cut; copy both again")
@@ -215,7 +232,7 @@ class Checkpoint:
     def _full_name(self, name: str) -> str:
         old = next((ending for ending in self.aliases if name.endswith(ending)), "")
         name = name.removesuffix(old) + self.aliases.get(old, "")
-        outside = {part for rule in self.weights for part in expand(rule.theirs) if not part.startswith(self.prefix)}
+        outside = {part for rule in self.weights for part in expand(rule.theirs)} | set(self.tied)
         return name if name.startswith(self.prefix) or name in outside else self.prefix + name
 
     def _copies_differ(self, folder: Path) -> bool:
