@@ -34,6 +34,7 @@ HUB_NAMES = {  # of published sizes that are not OpenAI's
     "bert-base": "google-bert/bert-base-uncased", "bert-large": "google-bert/bert-large-uncased",
     "bert-tiny": "google/bert_uncased_L-2_H-128_A-2", "bert-mini": "google/bert_uncased_L-4_H-256_A-4",
     "bert-small": "google/bert_uncased_L-4_H-512_A-8", "bert-medium": "google/bert_uncased_L-8_H-512_A-8",
+    **{f"bloom{size}": f"bigscience/bloom{size}" for size in ("", "-560m", "-1b1", "-1b7", "-3b", "-7b1")},
 }  # fmt: skip
 MODEL_FILES = (  # what `save` may replace
     "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*.json",

@@ -133,6 +133,8 @@ PAPERS = (
         row="D8", system="BLOOM",
         sources=("BigScience 2022, arXiv 2211.05100", "Press, Smith & Lewis 2022, arXiv 2108.12409"),
         works_when="ALiBi, streaming load, extrapolation, fertility", peer="transformers",
+        state="working", model="models.bloom", objective="objectives.next_token", recipes="recipes.bloom",
+        experiment="experiments.bloom", page="papers/bloom.md",
     ),
     Paper(
         row="D9", system="PaLM, with the Llama layout",

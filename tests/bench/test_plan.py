@@ -26,7 +26,7 @@ GPT3 = {
     "gpt3-13b": (2.31e22, 268.0), "gpt3": (3.14e23, 3640.0),
 }  # fmt: skip
 BLOOM = Job(
-    shape=PUBLISHED["bloom"], device=DEVICES["a100"], gpus=384, batch=2048, micro_batch=2, strategy="zero1",
+    shape=find_shape("bloom"), device=DEVICES["a100"], gpus=384, batch=2048, micro_batch=2, strategy="zero1",
     tensor=4, pipeline=12, masters=True, checkpointing=True, utilization=150 / 312, tokens=366e9,
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from transformers import Qwen2ForCausalLM as Qwen2
 
 from bedplate.models import from_pretrained, table_of
-from bedplate.verify.contracts import with_norms_as_wide_as_weights
+from bedplate.verify.reference import as_exact_as_weights
 
 SMALL = {
     "vocab_size": 101, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -63,7 +63,7 @@ def test_logits_and_every_gradient(
     """57 tokens: beyond the 16 or 24 that the stretched ones were trained with, and many windows of 7."""
     reference.save_pretrained(tmp_path)
     ours = from_pretrained(tmp_path, dtype=dtype)
-    reference = with_norms_as_wide_as_weights(reference.to(dtype))
+    reference = as_exact_as_weights(reference.to(dtype))
     ids = torch.randint(101, (2, 57), generator=torch.Generator().manual_seed(0))
     actual, expected = ours(ids), reference(ids).logits
     assert_close(actual, expected, bound=bound, name="logits")

@@ -12,7 +12,7 @@ from bedplate.generate.engine import Engine, Request
 from bedplate.generate.sample import Sampling
 from bedplate.generate.text import IdsOnly
 from bedplate.models import from_pretrained
-from bedplate.verify.contracts import with_norms_as_wide_as_weights
+from bedplate.verify.reference import as_exact_as_weights
 
 PROMPT = [5, 9, 77, 3, 41]
 DECODED = ["grouped heads", "wide heads", "biases", "yarn", "llama3", "mistral", "qwen2 tied"]
@@ -28,7 +28,7 @@ def test_cached_decoding(reference: PreTrainedModel, tmp_path: Path) -> None:
     ours = from_pretrained(tmp_path, dtype=torch.float64)
     ids = torch.randint(101, (2, 60))
     with torch.no_grad():
-        expected = with_norms_as_wide_as_weights(reference.double())(ids).logits
+        expected = as_exact_as_weights(reference.double())(ids).logits
         state = ours.new_state(2)
         actual = torch.cat([ours(part, state=state) for part in ids.split([30, 20, *[1] * 10], dim=1)], dim=1)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)

@@ -134,7 +134,7 @@ def shape_of(config: Any) -> Shape:
         gated=rotary,
         biases=not rotary,
         norms=1 if isinstance(config, palm.Config) else 2,
-        positions=not rotary,
+        positions=not rotary and getattr(config, "learned_positions", True),
         tied=config.tied,
     )
 
@@ -145,7 +145,7 @@ def _gpt3(dim: int, num_layers: int, num_heads: int, head_dim: int) -> Shape:
     )
 
 
-# Published models that have no file of their own yet (GPT-3, table 2.1; BLOOM, section 3.2).
+# Published models that have no file of their own yet (GPT-3, table 2.1).
 PUBLISHED = {
     "gpt3-small": _gpt3(768, 12, 12, 64),
     "gpt3-medium": _gpt3(1024, 24, 16, 64),
@@ -155,9 +155,6 @@ PUBLISHED = {
     "gpt3-6.7b": _gpt3(4096, 32, 32, 128),
     "gpt3-13b": _gpt3(5120, 40, 40, 128),  # the table says 5,140, which 40 heads of 128 do not give
     "gpt3": _gpt3(12288, 96, 96, 128),
-    "bloom": Shape(
-        14336, 70, num_heads=112, head_dim=128, vocab_size=250880, context_length=2048, positions=False
-    ),
 }  # fmt: skip
 
 

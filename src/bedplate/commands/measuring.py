@@ -40,13 +40,16 @@ def plan(options: argparse.Namespace) -> int:
 def bench(options: argparse.Namespace) -> int:
     """Measure training, decoding or encoding beside transformers: medians and ratios (above 1 = ours better).
 
+    bias: what ALiBi costs beside no positions, and BLOOM beside transformers.
+
     For training, sizes, precisions, batches, strategies and ranks may be lists such as gpt2,gpt2-medium.
     """
     from bedplate.bench.measure import table
     from bedplate.console import print_table, save_json
     from bedplate.models import published_sizes
 
-    sizes = (options.size or {"encode": "bert-base"}.get(options.what, "gpt2")).split(",")
+    usual = {"encode": "bert-base", "bias": "bloom-560m"}.get(options.what, "gpt2")
+    sizes = (options.size or usual).split(",")
     for size in sizes:
         if size not in published_sizes():
             raise UserError(f"there is no size {size!r}", fix=nearest(size, published_sizes()))
@@ -54,6 +57,8 @@ def bench(options: argparse.Namespace) -> int:
         rows = _bench_decoding(sizes, options)
     elif options.what == "encode":
         rows = _bench_encoding(sizes, options)
+    elif options.what == "bias":
+        rows = _bench_bias(sizes, options)
     else:
         rows = _bench_training(sizes, options)
     result = table(rows)
@@ -86,6 +91,15 @@ def _bench_encoding(sizes: list[str], options: argparse.Namespace) -> list[dict[
         for batch in options.batch
     ]
     return [row.line() for cell in cells for row in bench(cell, repeats=options.repeats)]
+
+
+def _bench_bias(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    from bedplate.bench.bias import run
+
+    shapes = [(size, batch) for size in sizes for batch in options.batch]
+    return [
+        row for size, batch in shapes for row in run(size, batch=batch, length=options.length, repeats=options.repeats)
+    ]
 
 
 def _bench_training(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -130,9 +144,7 @@ def fertility(options: argparse.Namespace) -> int:
 def register(command: Command) -> None:
     """Add these commands and their options."""
     one = command(plan, json=True)
-    one.add_argument(
-        "target", metavar="model", help="gpt2 ... gpt2-xl, gpt3-small ... gpt3, bloom, palm-540b, or a recipe"
-    )
+    one.add_argument("target", metavar="model", help="a size such as gpt2-xl, gpt3 or palm-540b, or a recipe")
     one.add_argument("settings", nargs="*", metavar="key=value", help="of the recipe")
     one.add_argument("--gpus", type=positive, metavar="N", help="devices (default: 1)")
     one.add_argument("--device", default="cpu", help="h200, h100, a100 ... or cpu: this machine (default)")
@@ -152,8 +164,9 @@ def register(command: Command) -> None:
         "--utilization", type=above_zero, metavar="X", help="share of the matrix rate reached (default: 0.4; a CPU 0.5)"
     )
     one = command(bench, json=True)
-    one.add_argument("what", choices=("train", "decode", "encode"), metavar="benchmark", help="train, decode or encode")
-    one.add_argument("--size", help="published sizes (default: gpt2, of encode bert-base)")
+    kinds = ("train", "decode", "encode", "bias")
+    one.add_argument("what", choices=kinds, metavar="benchmark", help="train, decode, encode or bias")
+    one.add_argument("--size", help="published sizes (default: gpt2, of encode bert-base, of bias bloom-560m)")
     one.add_argument("--repeats", type=positive, default=5, metavar="N", help="measurements of each side (default: 5)")
     one.add_argument("--precision", default="fp32,bf16", help="training (default: fp32,bf16)")
     one.add_argument(

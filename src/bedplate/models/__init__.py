@@ -15,6 +15,7 @@ from bedplate.weights.files import tensor_names
 from bedplate.weights.gguf import write_gguf
 
 MODEL_TYPES = {  # model_type in config.json -> module with its checkpoint tables, `HF`: one, or one for each head
+    "bloom": "bedplate.models.bloom",
     "gpt2": "bedplate.models.gpt2",
     "openai-gpt": "bedplate.models.gpt1",
     "bert": "bedplate.models.bert",

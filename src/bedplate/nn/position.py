@@ -30,16 +30,20 @@ CAUSAL = Causal()
 class Alibi:
     """Causal, and a score falls with the distance to the key by each head's slope: attention with linear biases (Press,
     Smith and Lewis 2022, arXiv 2108.12409, section 3). Kept symbolic, as `Causal` is.
+
+    `seen` says which keys a query may look at, where that is less than all up to itself: packed documents.
     """
 
     slopes: Float[Tensor, " heads"]
+    seen: Bool[Tensor, "batch 1 length length"] | None = None
 
-    def dense(self, query: int, key: int, device: torch.device) -> Float[Tensor, "1 heads query key"]:
-        """The same bias written out: slope * (key position - query position), -inf for later keys."""
+    def dense(self, query: int, key: int, device: torch.device) -> Float[Tensor, "#batch heads query key"]:
+        """The same bias written out: slope * (key position - query position), -inf for keys that are not seen."""
         places = torch.arange(key, device=device, dtype=self.slopes.dtype)
         distances = places - places[key - query :, None]
         bias = self.slopes.to(device)[:, None, None] * distances
-        return bias.masked_fill(~CAUSAL.dense(query, key, device), -torch.inf)[None]
+        seen = CAUSAL.dense(query, key, device)[None, None] if self.seen is None else self.seen
+        return torch.where(seen, bias, -torch.inf)
 
     def factors(
         self, keys: int, *, scale: float, like: Tensor

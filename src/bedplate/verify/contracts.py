@@ -5,7 +5,6 @@ mistake is far larger than rounding; contracts about files and resuming ask for 
 """
 
 import copy
-import functools
 import importlib.util
 import tempfile
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bedplate.errors import UserError
@@ -30,6 +28,7 @@ from bedplate.train.checkpoint import TRAINING, list_checkpoints
 from bedplate.train.loop import Settings, accumulate, train
 from bedplate.train.optimizer import AdamW
 from bedplate.train.parallel import Work
+from bedplate.verify.reference import as_exact_as_weights
 from bedplate.verify.trace import Pairs, largest_error, recording
 from bedplate.verify.writing import FixedBatch, as_decoder, objective_of, with_source
 
@@ -225,25 +224,16 @@ def equals_reference(model: Any) -> Pairs:
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(model, Path(folder), end_id=0)
         library = AutoModelForSeq2SeqLM if reads_a_source(model) else AutoModelForCausalLM
-        reference = with_norms_as_wide_as_weights(library.from_pretrained(folder, dtype=torch.float64).eval())
+        reference = as_exact_as_weights(library.from_pretrained(folder, dtype=torch.float64).eval())
     if reads_a_source(model):
         source = ids.flip(1)
         ours, theirs = model(source, ids), reference(input_ids=source, decoder_input_ids=ids).logits
     else:
-        ours, theirs = model(ids), reference(ids).logits
+        ours, theirs = model(ids), reference(ids, attention_mask=torch.ones_like(ids)).logits
     (ours.logsumexp(-1).sum()).backward()
     (theirs.logsumexp(-1).sum()).backward()
     gradient = model.token_embedding.weight.grad
     return [("logits", ours, theirs), ("embedding gradient", gradient, reference.get_input_embeddings().weight.grad)]
-
-
-def with_norms_as_wide_as_weights(reference: Any) -> Any:
-    """transformers computes RMS norms in float32 even in a float64 model; with this, in the format of the weights."""
-    for module in reference.modules():
-        if type(module).__name__.endswith(("RMSNorm", "T5LayerNorm")):
-            settings: Any = {"weight": module.weight, "eps": module.variance_epsilon}
-            module.forward = functools.partial(F.rms_norm, normalized_shape=module.weight.shape, **settings)
-    return reference
 
 
 def resumed_equals_uninterrupted(model: nn.Module) -> Pairs:

@@ -60,6 +60,7 @@ class Setting:
     theirs: str
     ours: str
     values: Mapping[str, str] | None = None
+    written: bool = True  # False: a name that older files have
 
     def load(self, value: Any) -> Any:
         """Their value as ours."""
@@ -202,7 +203,8 @@ class Checkpoint:
     def config_to(self, config: Any) -> dict[str, Any]:
         """The content of config.json for our configuration."""
         head = {"model_type": self.model_type, "architectures": [self.architecture]}
-        settings = {setting.theirs: setting.save(getattr(config, setting.ours)) for setting in self.settings}
+        written = [setting for setting in self.settings if setting.written]
+        settings = {setting.theirs: setting.save(getattr(config, setting.ours)) for setting in written}
         return head | settings | dict(self.require)
 
     def _check(self, found: Mapping[str, Entry], expected: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
