@@ -38,27 +38,25 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Measure training, decoding or encoding beside transformers: medians and ratios (above 1 = ours better).
+    """Measure training, decoding or a model beside transformers: medians and ratios (above 1 = ours better).
 
-    bias: what ALiBi costs beside no positions, and BLOOM beside transformers.
+    model: a forward pass and a training step of BERT, T5 or BLOOM, also beside itself without biases of position.
 
-    For training, sizes, precisions, batches, strategies and ranks may be lists such as gpt2,gpt2-medium.
+    Sizes, precisions, batches, and for training strategies and ranks, may be lists such as gpt2,gpt2-medium.
     """
     from bedplate.bench.measure import table
     from bedplate.console import print_table, save_json
     from bedplate.models import published_sizes
 
-    usual = {"encode": "bert-base", "bias": "bloom-560m"}.get(options.what, "gpt2")
-    sizes = (options.size or usual).split(",")
+    usual = "bert-base" if options.what == "model" else "gpt2"
+    sizes = str(options.size or usual).split(",")
     for size in sizes:
         if size not in published_sizes():
             raise UserError(f"there is no size {size!r}", fix=nearest(size, published_sizes()))
     if options.what == "decode":
         rows = _bench_decoding(sizes, options)
-    elif options.what == "encode":
-        rows = _bench_encoding(sizes, options)
-    elif options.what == "bias":
-        rows = _bench_bias(sizes, options)
+    elif options.what == "model":
+        rows = _bench_models(sizes, options)
     else:
         rows = _bench_training(sizes, options)
     result = table(rows)
@@ -81,8 +79,9 @@ def _bench_decoding(sizes: list[str], options: argparse.Namespace) -> list[dict[
     return rows
 
 
-def _bench_encoding(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
-    from bedplate.bench.encode import Cell, bench
+def _bench_models(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    from bedplate.bench.model import Cell
+    from bedplate.bench.model import bench as bench_model
 
     cells = [
         Cell(size=size, precision=precision, batch=batch, length=options.length)
@@ -90,16 +89,7 @@ def _bench_encoding(sizes: list[str], options: argparse.Namespace) -> list[dict[
         for precision in options.precision.split(",")
         for batch in options.batch
     ]
-    return [row.line() for cell in cells for row in bench(cell, repeats=options.repeats)]
-
-
-def _bench_bias(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
-    from bedplate.bench.bias import run
-
-    shapes = [(size, batch) for size in sizes for batch in options.batch]
-    return [
-        row for size, batch in shapes for row in run(size, batch=batch, length=options.length, repeats=options.repeats)
-    ]
+    return [row for cell in cells for row in bench_model(cell, repeats=options.repeats)]
 
 
 def _bench_training(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -164,9 +154,8 @@ def register(command: Command) -> None:
         "--utilization", type=above_zero, metavar="X", help="share of the matrix rate reached (default: 0.4; a CPU 0.5)"
     )
     one = command(bench, json=True)
-    kinds = ("train", "decode", "encode", "bias")
-    one.add_argument("what", choices=kinds, metavar="benchmark", help="train, decode, encode or bias")
-    one.add_argument("--size", help="published sizes (default: gpt2, of encode bert-base, of bias bloom-560m)")
+    one.add_argument("what", choices=("train", "decode", "model"), metavar="benchmark", help="train, decode or model")
+    one.add_argument("--size", help="published sizes (default: gpt2, of model bert-base)")
     one.add_argument("--repeats", type=positive, default=5, metavar="N", help="measurements of each side (default: 5)")
     one.add_argument("--precision", default="fp32,bf16", help="training (default: fp32,bf16)")
     one.add_argument(
