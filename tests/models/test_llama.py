@@ -67,7 +67,7 @@ def test_only_a_whole_text_is_longer_than_the_context_with_dynamic_stretching() 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"num_kv_heads": 3}, "num_kv_heads"), ({"head_dim": 7}, "head_dim"), ({"num_layers": 0}, "num_layers"),
     ({"dim": 30}, "dim"), ({"activation": "swoosh"}, "activation"), ({"norm_eps": 0.0}, "norm_eps"),
-    ({"dropout": 1.0}, "dropout"), ({"num_kv_heads": 0}, "num_kv_heads"),
+    ({"attention_dropout": 1.0}, "attention_dropout"), ({"num_kv_heads": 0}, "num_kv_heads"),
 ])  # fmt: skip
 def test_senseless_settings_are_user_errors(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,16 @@ from bedplate.train.precision import autocast
 
 Step = Callable[[], float]
 MODULE = "bedplate.bench.train"
-SIZES: dict[str, Any] = {  # of decoders that the peer has, too
-    name: config for name, config in published_sizes().items() if isinstance(config, gpt2.Config | llama.Config)
-}
+
+
+def sizes() -> dict[str, Any]:
+    """Published decoders that the peer has, too, without dropout."""
+    found = {name: each for name, each in published_sizes().items() if isinstance(each, gpt2.Config | llama.Config)}
+    return {name: _without_dropout(config) for name, config in found.items()}
+
+
+def _without_dropout(config: Any) -> Any:
+    return replace(config, **{field.name: 0.0 for field in fields(config) if field.name.endswith("dropout")})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +96,8 @@ def run(grid: Sequence[Cell], *, repeats: int = 5, watch: Callable[[str], None] 
     alone: dict[Cell, float] = {}
     rates: dict[str, float] = {}
     for cell in grid:
-        if cell.size not in SIZES:
-            raise UserError(f"training {cell.size!r} is not measured", fix=nearest(cell.size, SIZES))
+        if cell.size not in sizes():
+            raise UserError(f"training {cell.size!r} is not measured", fix=nearest(cell.size, sizes()))
         watch(f"{cell.name} ...")
         if cell.threads:
             torch.set_num_threads(cell.threads)
@@ -101,7 +108,7 @@ def run(grid: Sequence[Cell], *, repeats: int = 5, watch: Callable[[str], None] 
             rows.append({"name": cell.name, "ours": None, "peer": None, "unit": "out of memory", "ratio": None})
             continue
         speed, peer_speed, memory, peer_memory = measured
-        operations = shape_of(SIZES[cell.size]).operations(cell.length)
+        operations = shape_of(sizes()[cell.size]).operations(cell.length)
         if cell.ranks == 1:
             alone[replace(cell, strategy="ddp")] = speed
         base = alone.get(replace(cell, ranks=1, strategy="ddp"))
@@ -162,7 +169,7 @@ def ours_step(cell: Cell) -> Step:
     """One step as the training loop makes it; returns the loss."""
     device = ranks.device()
     torch.manual_seed(0)
-    model = build(replace(SIZES[cell.size], dropout=0.0)).to(device).train()
+    model = build(sizes()[cell.size]).to(device).train()
     parallel = Parallel(strategy=cell.strategy, checkpointing=cell.checkpointing, compile=cell.compile)
     settings = Settings(steps=1, micro_batch_size=cell.batch, precision=cell.precision)
     work = Work(model, parallel=parallel, precision=cell.precision)
@@ -190,7 +197,7 @@ def peer_step(cell: Cell) -> Step:
     transformers.utils.logging.set_verbosity_error()
     device = ranks.device()
     torch.manual_seed(0)
-    config = replace(SIZES[cell.size], dropout=0.0)
+    config = sizes()[cell.size]
     with torch.device("meta"):
         values = table_of(build(config)).config_to(config)
     theirs = transformers.AutoConfig.for_model(**values)
@@ -214,7 +221,7 @@ def peer_step(cell: Cell) -> Step:
 
 
 def _ids(cell: Cell, sequences: int) -> Tensor:
-    vocab = SIZES[cell.size].vocab_size
+    vocab = sizes()[cell.size].vocab_size
     return torch.randint(vocab, (sequences, cell.length + 1), generator=torch.Generator().manual_seed(0))
 
 

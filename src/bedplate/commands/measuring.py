@@ -38,9 +38,7 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Measure training, decoding or a model beside transformers: medians and ratios (above 1 = ours better).
-
-    model: a forward pass and a training step of BERT, T5 or BLOOM, also beside itself without biases of position.
+    """Measure training, decoding or one model beside transformers: medians and ratios (above 1 = ours better).
 
     Sizes, precisions, batches, and for training strategies and ranks, may be lists such as gpt2,gpt2-medium.
     """
@@ -154,7 +152,12 @@ def register(command: Command) -> None:
         "--utilization", type=above_zero, metavar="X", help="share of the matrix rate reached (default: 0.4; a CPU 0.5)"
     )
     one = command(bench, json=True)
-    one.add_argument("what", choices=("train", "decode", "model"), metavar="benchmark", help="train, decode or model")
+    one.add_argument(
+        "what",
+        choices=("train", "decode", "model"),
+        metavar="benchmark",
+        help="train; decode; model: a forward pass and a step of BERT, T5 or BLOOM, also without its biases",
+    )
     one.add_argument("--size", help="published sizes (default: gpt2, of model bert-base)")
     one.add_argument("--repeats", type=positive, default=5, metavar="N", help="measurements of each side (default: 5)")
     one.add_argument("--precision", default="fp32,bf16", help="training (default: fp32,bf16)")

@@ -12,4 +12,4 @@ def wilson(right: int, count: int, *, deviations: float = NORMAL_95) -> tuple[fl
     share, square = right / count, deviations**2
     middle = (share + square / (2 * count)) / (1 + square / count)
     width = deviations * math.sqrt(share * (1 - share) / count + square / (4 * count**2)) / (1 + square / count)
-    return max(0.0, middle - width), min(1.0, middle + width)
+    return max(0.0, min(share, middle - width)), min(1.0, max(share, middle + width))  # in spite of rounding

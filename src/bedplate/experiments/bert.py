@@ -28,14 +28,14 @@ from bedplate.data.hidden_rows import HiddenRows, NextRows, stacked
 from bedplate.data.masking import Marks
 from bedplate.data.python_functions import Function, read_functions
 from bedplate.data.tokenize.word_piece import WordPiece
-from bedplate.experiments.experiment import Verdict
+from bedplate.experiments.experiment import Verdict, train_to_end
 from bedplate.models import build
 from bedplate.models.bert import ClassifierConfig, MaskedConfig
 from bedplate.models.gpt1 import Config as LeftToRightConfig
 from bedplate.objectives.classification import Classification
 from bedplate.objectives.masked import Masked
 from bedplate.objectives.next_token import NextToken
-from bedplate.train.loop import Settings, train
+from bedplate.train.loop import Settings
 from bedplate.train.optimizer import AdamW
 from bedplate.train.schedule import WarmupLinear
 
@@ -177,7 +177,7 @@ def learn(model: nn.Module, source: Any, objective: Any, *, steps: int, seed: in
         schedule=WarmupLinear(warmup_steps=steps // 10), seed=seed, checkpoint_every=10**9,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        train(model, source, objective, settings=settings, folder=Path(folder))
+        train_to_end(model, source, objective, settings, Path(folder))
 
 
 def _balanced(functions: Sequence[Function], number: int, chance: random.Random) -> list[Function]:

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from bedplate.data.source import sequential_windows
 from bedplate.evaluate.language import likelihood
-from bedplate.experiments.experiment import Verdict
+from bedplate.experiments.experiment import Verdict, train_to_end
 from bedplate.models.bloom import BLOOM
 from bedplate.models.transformer import Sinusoids
 from bedplate.nn.attend import Bias
 from bedplate.nn.position import CAUSAL
 from bedplate.recipes.bloom import pydocs
 from bedplate.recipes.recipe import Recipe
-from bedplate.train.loop import Settings, Source, train
+from bedplate.train.loop import Settings, Source
 
 CLAIM = (
     "With linear biases a model that was trained on short texts predicts longer ones at least as well; with sinusoids "
@@ -131,8 +131,7 @@ def _learn(name: str, recipe: Recipe, source: Source) -> nn.Module:
         schedule=recipe.schedule, seed=recipe.seed, checkpoint_every=10**9,
     )  # fmt: skip
     with TemporaryDirectory() as folder:
-        if train(model, source, recipe.objective, settings=settings, folder=Path(folder)).interrupted:
-            raise KeyboardInterrupt
+        train_to_end(model, source, recipe.objective, settings, Path(folder))
     return model.eval()
 
 

@@ -20,12 +20,12 @@ import torch
 
 from bedplate.adapt.start_from import start_from
 from bedplate.evaluate.tasks import accuracy
-from bedplate.experiments.experiment import Verdict
+from bedplate.experiments.experiment import Verdict, train_to_end
 from bedplate.models import build
 from bedplate.objectives.fine_tuning import FineTuning
 from bedplate.recipes import Recipe, Text, gpt2
 from bedplate.recipes.gpt1 import finetune, pydocs
-from bedplate.train.loop import Settings, train
+from bedplate.train.loop import Settings
 from bedplate.train.run import read_metrics
 from bedplate.train.schedule import Constant
 
@@ -113,7 +113,7 @@ def trained(recipe: Recipe, source: Any, *, origin: torch.nn.Module | None = Non
         schedule=recipe.schedule, seed=recipe.seed, checkpoint_every=recipe.steps,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        train(model, source, recipe.objective, settings=settings, folder=Path(folder))
+        train_to_end(model, source, recipe.objective, settings, Path(folder))
         return model, [line["loss"] for line in read_metrics(Path(folder))]
 
 

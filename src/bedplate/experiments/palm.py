@@ -20,12 +20,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bedplate.bench.measure import take_turns
-from bedplate.experiments.experiment import Verdict
+from bedplate.experiments.experiment import Verdict, train_to_end
 from bedplate.models.palm import Block, Config, PaLM
 from bedplate.nn.norm import LayerNorm
 from bedplate.recipes.palm import quickstart
 from bedplate.recipes.recipe import Recipe
-from bedplate.train.loop import Settings, train
+from bedplate.train.loop import Settings
 
 CLAIM = (
     "Attention and MLP side by side, and one head of keys and values for all queries, are as good as one after the"
@@ -123,7 +123,7 @@ def _learned(recipe: Recipe, name: str) -> float:
         checkpoint_every=recipe.steps,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        train(model, prepared.source, recipe.objective, settings=settings, folder=Path(folder))
+        train_to_end(model, prepared.source, recipe.objective, settings, Path(folder))
     return prepared.probe(model)[prepared.best]
 
 

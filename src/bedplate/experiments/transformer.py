@@ -16,13 +16,13 @@ import torch
 from torch import nn
 
 from bedplate.evaluate.translation import bleu, translate
-from bedplate.experiments.experiment import Verdict
+from bedplate.experiments.experiment import Verdict, train_to_end
 from bedplate.models.transformer import Transformer
 from bedplate.recipes.recipe import Recipe
 from bedplate.recipes.transformer import quickstart
 from bedplate.train.average import mean_of_checkpoints
 from bedplate.train.checkpoint import list_checkpoints
-from bedplate.train.loop import Settings, train
+from bedplate.train.loop import Settings
 
 CLAIM = (
     "Attention alone learns to translate; label smoothing hurts perplexity but not BLEU (section 5.4); the mean of the "
@@ -130,7 +130,7 @@ def _learn(recipe: Recipe, name: str, sentences: int) -> tuple[Row, str]:
         seed=recipe.seed, checkpoint_every=every, keep=CHECKPOINTS,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        train(model, prepared.source, recipe.objective, settings=settings, folder=Path(folder))
+        train_to_end(model, prepared.source, recipe.objective, settings, Path(folder))
         pairs = prepared.text.held_out[:sentences]
         texts = translate(model, prepared.tokenizer, [pair.source for pair in pairs], width=1)
         score = bleu(texts, [pair.target for pair in pairs])

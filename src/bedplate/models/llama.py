@@ -54,7 +54,7 @@ class Config:
     stretch: Stretch | None = None
     attention_bias: bool = False
     mlp_bias: bool = False
-    dropout: float = 0.0  # of attention weights
+    attention_dropout: float = 0.0
     tied: bool = False  # output weight = token embedding
 
     def __post_init__(self) -> None:
@@ -74,8 +74,10 @@ class Config:
         for name in ("norm_eps", "rotary_base"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}", fix="give a number above 0")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout is {self.dropout}", fix="give a share from 0 up to, but not, 1")
+        if not 0 <= self.attention_dropout < 1:
+            raise UserError(
+                f"attention_dropout is {self.attention_dropout}", fix="give a share from 0 up to, but not, 1"
+            )
 
     @property
     def head_width(self) -> int:
@@ -121,7 +123,7 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.attention = Attention(
             config.dim, config.num_heads, num_kv_heads=config.kv_heads, head_dim=config.head_width,
-            bias=config.attention_bias, dropout=config.dropout,
+            bias=config.attention_bias, dropout=config.attention_dropout,
         )  # fmt: skip
         self.mlp_norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.mlp = GatedMLP(config.dim, config.mlp_dim, activation=ACTIVATIONS[config.activation], bias=config.mlp_bias)
@@ -273,7 +275,7 @@ SETTINGS = (
     Setting("rms_norm_eps", "norm_eps"),
     Setting("rope_theta", "rotary_base"),
     StretchSetting("rope_scaling", "stretch"),
-    Setting("attention_dropout", "dropout"),
+    Setting("attention_dropout", "attention_dropout"),
     Setting("tie_word_embeddings", "tied"),
 )
 
