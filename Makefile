@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY := PASSIVE
 demo: $(VENV)/core.stamp ## train, verify, sample and report, two to three minutes
 	$(VENV)/bin/bedplate quickstart
 
-test: $(VENV)/dev.stamp ## every test, about eight minutes on two cores
+test: $(VENV)/dev.stamp ## every test, about twelve minutes on two cores
 	$(VENV)/bin/python -m pytest -n 2
 
 check: $(VENV)/dev.stamp ## lint, format, types, sizes, docs and tests

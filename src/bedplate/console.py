@@ -1,7 +1,8 @@
 """What commands print: progress, tables, and the same tables as JSON."""
 
+import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from bedplate.errors import UserError
-from bedplate.files import write_json
+from bedplate.files import write_json, write_text
 
 console = Console(highlight=False)
 STYLES = {
@@ -201,3 +202,12 @@ def save_json(path: Path | None, value: Any) -> None:
             raise UserError(
                 f"cannot write {path} ({error.strerror})", fix="name a file in a folder that exists"
             ) from error
+
+
+def save_lines(path: Path, values: Iterable[Any]) -> None:
+    """Write JSON values, one a line."""
+    text = "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror})", fix="name a file in a folder that exists") from error

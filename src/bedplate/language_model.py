@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from bedplate.data.tokenize.byte_bpe import ByteBPE
+from bedplate.data.tokenize import Tokenizer, load_tokenizer
 from bedplate.errors import UserError
 from bedplate.evaluate.quantization import Cost, quantize_measured
 from bedplate.files import atomic_folder, write_text
@@ -20,6 +20,7 @@ from bedplate.generate import contrastive
 from bedplate.generate.beam import Beams, search_text
 from bedplate.generate.chat import TEMPLATE, stored_template
 from bedplate.generate.complete import generate, stream
+from bedplate.generate.embed import embed
 from bedplate.generate.sample import Sampling
 from bedplate.generate.speculative import Speculation, speculate_text
 from bedplate.generate.text import Generation
@@ -28,10 +29,16 @@ from bedplate.nn.quantize import Quantized
 from bedplate.train.run import RECORD
 
 CHECKPOINTS = Path(str(resources.files("bedplate") / "checkpoints"))
-HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", TEMPLATE)
+HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", "vocab.txt", "spiece.model", TEMPLATE)
+HUB_NAMES = {  # of published sizes that are not OpenAI's
+    "bert-base": "google-bert/bert-base-uncased", "bert-large": "google-bert/bert-large-uncased",
+    "bert-tiny": "google/bert_uncased_L-2_H-128_A-2", "bert-mini": "google/bert_uncased_L-4_H-256_A-4",
+    "bert-small": "google/bert_uncased_L-4_H-512_A-8", "bert-medium": "google/bert_uncased_L-8_H-512_A-8",
+    **{f"bloom{size}": f"bigscience/bloom{size}" for size in ("", "-560m", "-1b1", "-1b7", "-3b", "-7b1")},
+}  # fmt: skip
 MODEL_FILES = (  # what `save` may replace
     "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*.json",
-    "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "golden.json", TEMPLATE,
+    "vocab.json", "merges.txt", "vocab.txt", "special_tokens_map.json", "added_tokens.json", "golden.json", TEMPLATE,
 )  # fmt: skip
 
 
@@ -40,7 +47,7 @@ class LanguageModel:
     """A model with the tokenizer it was trained with."""
 
     model: nn.Module
-    tokenizer: ByteBPE
+    tokenizer: Tokenizer
     chat_template: str | None = None  # Jinja, as stored with the model
 
     @property
@@ -136,6 +143,15 @@ class LanguageModel:
         """Continue one prompt, piece by piece, with the options of `generate` except `seeds`."""
         return stream(self.model, self.tokenizer, prompt, **self._constrained(_split(options)))
 
+    def embed(self, texts: str | Sequence[str], **options: Any) -> torch.Tensor:
+        """A vector for each text and layer, [text, layer, dim], from an encoder; one string in, [layer, dim] out.
+
+        Options: layers (-1,), pooling ("mean" or "cls"), truncate; see `generate.embed`.
+        """
+        several = [texts] if isinstance(texts, str) else texts
+        vectors = embed(self.model, self.tokenizer, several, **options)
+        return vectors[0] if isinstance(texts, str) else vectors
+
     def quantize(self, kind: str) -> Cost:
         """Store the weights in fewer bits, in place: "bf16", "int8" or "int4". Returns what it cost on held-out text.
 
@@ -151,7 +167,8 @@ class LanguageModel:
         if any(isinstance(module, Quantized) for module in self.model.modules()):
             raise UserError("a quantized model cannot be saved", fix="load it again and save that")
         with replacing(Path(folder), owned=MODEL_FILES, mark="config.json") as temporary:
-            save_pretrained(self.model, temporary, end_id=self.tokenizer.end_id)
+            end_id = self.tokenizer.end_id
+            save_pretrained(self.model, temporary, end_id=end_id if end_id >= 0 else None)
             self.tokenizer.save(temporary)
             if self.chat_template is not None:
                 write_text(temporary / TEMPLATE, self.chat_template)
@@ -192,7 +209,15 @@ def load(target: str | Path, *, dtype: torch.dtype = torch.float32, allow_pickle
     if not folder.is_dir():
         raise UserError(f"{folder} is a file", fix="name the folder that holds config.json and model.safetensors")
     model = from_pretrained(folder, dtype=dtype, allow_pickle=allow_pickle)
-    return _checked(model, ByteBPE.from_folder(folder), folder)
+    return _checked(model, load_tokenizer(folder), folder)
+
+
+def tokenizer_of(target: str | Path) -> Tokenizer:
+    """The tokenizer alone of what `load` opens: a folder, a run, or a shipped checkpoint by name."""
+    folder = Path(target)
+    if not folder.exists() and (CHECKPOINTS / str(target)).is_dir():
+        folder = CHECKPOINTS / str(target)
+    return load_tokenizer(folder / "tokenizer" if (folder / RECORD).exists() else folder)
 
 
 def shipped_checkpoints() -> list[str]:
@@ -200,7 +225,7 @@ def shipped_checkpoints() -> list[str]:
     return sorted(path.parent.name for path in CHECKPOINTS.glob("*/config.json"))
 
 
-def _checked(model: Any, tokenizer: ByteBPE, folder: Path) -> LanguageModel:
+def _checked(model: Any, tokenizer: Tokenizer, folder: Path) -> LanguageModel:
     if tokenizer.vocab_size > model.config.vocab_size:
         cause = f"{folder}: the vocabulary has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}"
         raise UserError(cause, fix="put the tokenizer that the model was trained with into the folder")
@@ -231,7 +256,7 @@ def replacing(folder: Path, *, owned: Sequence[str], mark: str) -> Iterator[Path
 def _from_hub(name: str, *, allow_pickle: bool) -> Path:
     """Download (or find in the cache) a model of the Hugging Face hub."""
     if name in published_sizes():
-        name = f"openai-community/{name}"
+        name = HUB_NAMES.get(name, f"openai-community/{name}")
     if Path(name).parent != Path() and Path(name).parent.is_dir():
         raise UserError(f"there is no folder {name}", fix="check the name")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):

@@ -18,6 +18,7 @@ class Paper:
     peer: str = ""  # best public system, and its limit
     state: str = "not yet"  # or "working"
     model: str = ""
+    layout: str = ""  # a model of the same family that has published weights, on the same page
     objective: str = ""
     recipes: str = ""
     experiment: str = ""
@@ -101,10 +102,14 @@ PAPERS = (
     Paper(
         row="D3", system="BERT", sources=("Devlin, Chang, Lee & Toutanova 2019, arXiv 1810.04805",),
         works_when="MLM + NSP, fine-tuning, features", peer="transformers (no NSP script)",
+        state="working", model="models.bert", objective="objectives.masked", recipes="recipes.bert",
+        experiment="experiments.bert", page="papers/bert.md",
     ),
     Paper(
         row="D4", system="GPT-1", sources=("Radford, Narasimhan, Salimans & Sutskever 2018",),
         works_when="input transforms, auxiliary loss", peer="transformers `openai`",
+        state="working", model="models.gpt1", objective="objectives.fine_tuning", recipes="recipes.gpt1",
+        experiment="experiments.gpt1", page="papers/gpt1.md",
     ),
     Paper(
         row="D5", system="GPT-2", sources=("Radford, Wu, Child, Luan, Amodei & Sutskever 2019",),
@@ -128,10 +133,15 @@ PAPERS = (
         row="D8", system="BLOOM",
         sources=("BigScience 2022, arXiv 2211.05100", "Press, Smith & Lewis 2022, arXiv 2108.12409"),
         works_when="ALiBi, streaming load, extrapolation, fertility", peer="transformers",
+        state="working", model="models.bloom", objective="objectives.next_token", recipes="recipes.bloom",
+        experiment="experiments.bloom", page="papers/bloom.md",
     ),
     Paper(
-        row="D9", system="PaLM, with the Llama layout", sources=("Chowdhery et al. 2022, arXiv 2204.02311",),
+        row="D9", system="PaLM, with the Llama layout",
+        sources=("Chowdhery et al. 2022, arXiv 2204.02311", "Touvron et al. 2023, arXiv 2302.13971"),
         works_when="parallel block, multi-query attention", peer="no public weights; transformers for Llama",
+        state="working", model="models.palm", layout="models.llama", objective="objectives.next_token",
+        recipes="recipes.palm", experiment="experiments.palm", page="papers/palm.md",
     ),
     Paper(
         row="D10", system="RetNet", sources=("Sun et al. 2023, arXiv 2307.08621",),

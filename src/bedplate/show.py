@@ -44,6 +44,10 @@ def describe_batch(recipe: Recipe, *, step: int, row: int) -> tuple[list[dict[st
     tokenizer, batch = prepared.tokenizer, prepared.source.batch(step)
     if not 0 <= row < recipe.batch_size:
         raise UserError(f"the batch has no window {row}", fix=f"choose --row from 0 to {recipe.batch_size - 1}")
+    if "mask" in batch and "source" not in batch:
+        return _describe_encoder_row(tokenizer, batch, row)
+    if "targets" not in batch:
+        return _describe_item(tokenizer, batch, row)
     documents = batch.get("documents", torch.zeros_like(batch["ids"]))[row].tolist()
     rows = []
     for position, (id, target) in enumerate(
@@ -52,12 +56,45 @@ def describe_batch(recipe: Recipe, *, step: int, row: int) -> tuple[list[dict[st
         learned = "not counted" if target == IGNORE else repr(tokenizer.decode([target]))
         text = repr(tokenizer.decode([id]))
         rows.append({"position": position, "document": documents[position], "id": id, "text": text, "target": learned})
+    end = tokenizer.tokens[tokenizer.end_id]
     sees = "only its own document" if recipe.data.isolate else "everything before it in the window"
     policy = (
-        f"Documents end with <|endoftext|> (id {tokenizer.end_id}), which is learned and opens the next one. "
+        f"Documents end with {end} (id {tokenizer.end_id}), which is learned and opens the next one. "
         f"There is no padding. A token sees {sees}. "
         f"{len(batch['ids'])} windows of {batch['ids'].shape[1]} tokens a step."
     )
+    return rows, policy
+
+
+def _describe_item(tokenizer: Any, batch: Any, row: int) -> tuple[list[dict[str, Any]], str]:
+    """The sequences of one labeled item, and its label."""
+    rows = []
+    for number, (ids, length) in enumerate(
+        zip(batch["ids"][row].tolist(), batch["lengths"][row].tolist(), strict=True)
+    ):
+        for position, id in enumerate(ids[:length]):
+            rows.append({"sequence": number, "position": position, "id": id, "text": repr(tokenizer.decode([id]))})
+    policy = (
+        f"The label is {batch['labels'][row]}, read from the last token of each sequence. "
+        f"What follows a sequence in the batch is not seen. {len(batch['ids'])} items a step."
+    )
+    return rows, policy
+
+
+def _describe_encoder_row(tokenizer: Any, batch: Any, row: int) -> tuple[list[dict[str, Any]], str]:
+    """One row of an encoder, and what is to be told of it."""
+    rows = []
+    for position in range(int(batch["mask"][row].sum())):
+        id, target = int(batch["ids"][row, position]), IGNORE
+        if "targets" in batch:
+            target = int(batch["targets"][row, position])
+        learned = "not counted" if target == IGNORE else tokenizer.tokens[target]
+        segment = int(batch["segments"][row, position])
+        rows.append(
+            {"position": position, "segment": segment, "id": id, "text": tokenizer.tokens[id], "target": learned}
+        )
+    answers = [f"{name} {batch[name][row].tolist()}" for name in ("next_sentence", "labels") if name in batch]
+    policy = f"{', '.join(answers)}. What fills up a row is not seen. {len(batch['ids'])} rows a step."
     return rows, policy
 
 
@@ -70,11 +107,14 @@ def _part(name: str) -> str:
 def _memory(model: Any, total: int) -> list[dict[str, Any]]:
     length = model.config.context_length
     with torch.device("meta"):
-        fresh: Any = build(model.config)
-        state = fresh.new_state(1, capacity=length)
-    return [
+        state = build(model.config).new_state(1, capacity=length) if hasattr(model, "new_state") else []
+    rows = [
         {"what": "weights, float32", "GB": 4 * total / 1e9},
         {"what": "weights, bfloat16", "GB": 2 * total / 1e9},
         {"what": "training without activations (weights, gradients, two moments), float32", "GB": 16 * total / 1e9},
-        {"what": f"state of one full context ({length} tokens), float32", "GB": sum(each.nbytes for each in state) / 1e9},
+        {
+            "what": f"state of one full context ({length} tokens), float32",
+            "GB": sum(each.nbytes for each in state) / 1e9,
+        },
     ]
+    return rows if state else rows[:-1]

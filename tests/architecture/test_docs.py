@@ -7,7 +7,8 @@ import tokenize
 import pytest
 from tests.architecture.tree import ROOT, SOURCE, name_of
 
-MODELS = [path for path in sorted((SOURCE / "models").glob("*.py")) if path.stem != "__init__"]
+from bedplate.papers import PAPERS
+
 TAG = r"(?:eq\. \d+|section \d+(?:\.\d+)*)"
 
 
@@ -29,16 +30,17 @@ def equation_rows(page):
     return rows[2:]
 
 
-@pytest.mark.parametrize("path", MODELS, ids=name_of)
-def test_equations_of_code_and_page_agree(path):
-    page = (ROOT / "docs" / "papers" / f"{path.stem}.md").read_text(encoding="utf-8")
-    code = path.read_text(encoding="utf-8")
+@pytest.mark.parametrize("paper", [paper for paper in PAPERS if paper.model], ids=lambda paper: paper.row)
+def test_equations_of_code_and_page_agree(paper):
+    page = (ROOT / "docs" / paper.page).read_text(encoding="utf-8")
+    files = [SOURCE / f"{name.replace('.', '/')}.py" for name in (paper.model, paper.layout) if name]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in files)
     rows = equation_rows(page)
     cited = {tag for row in rows for tag in re.findall(TAG, row[0])}
-    assert cited == tags_in_code(code)
+    assert cited == set().union(*(tags_in_code(path.read_text(encoding="utf-8")) for path in files))
     for row in rows:
         for line in re.findall(r"`([^`]+)`", row[-1]):
-            assert line in code, f"the page cites {line!r}, which {name_of(path)} does not hold"
+            assert line in code, f"the page cites {line!r}, which {[name_of(path) for path in files]} do not hold"
 
 
 def test_tags_are_found():

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, GPT2Tokenizer
 
-from bedplate.data.tokenize.byte_bpe import END, ByteBPE, split_text
+from bedplate.data.tokenize.byte_bpe import END, ByteBPE
+from bedplate.data.tokenize.tokenizer import end_mark
 from bedplate.data.tokenize.vocabulary import BYTE_OF
 from bedplate.errors import UserError
 
@@ -176,7 +177,7 @@ def test_training_is_deterministic_and_plain_bytes_work(small):
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(st.sampled_from("ab1! \n\t\r\x1c\u00a0\u2003'é"), max_size=80), size=st.integers(1, 20))
 def test_pieces_have_the_ids_of_the_whole(small, text, size):
-    pieces = list(split_text(text, size=size))
+    pieces = list(small.split_text(text, size=size))
     assert "".join(pieces) == text
     assert list(chain(*small.encode_batch(pieces))) == small.encode_batch([text])[0]
 
@@ -257,5 +258,6 @@ def test_a_vocabulary_without_end_mark_opens_and_says_so(tmp_path):
     break_file(tmp_path, "merges.txt", "")
     tokenizer = ByteBPE.from_folder(tmp_path)
     assert tokenizer.decode(tokenizer.encode("né")) == "né"
-    with pytest.raises(UserError, match="has no token <|endoftext|>"):
-        _ = tokenizer.end_id
+    assert tokenizer.end_id == -1
+    with pytest.raises(UserError, match="has no token that ends a text"):
+        end_mark(tokenizer)

@@ -31,7 +31,7 @@ def test_generated_pairs_are_right_where_a_reader_can_tell() -> None:
 
 
 def test_no_held_out_sentence_is_trained_on() -> None:
-    text = open_pairs("generated", "")
+    text = open_pairs("generated")
     assert len(text.train) == 20_000 and len(text.held_out) > 450
     assert not {pair.source for pair in text.train} & {pair.source for pair in text.held_out}
 
@@ -76,13 +76,15 @@ def test_rows_are_shifted_padded_and_masked(batches: PairBatches) -> None:
 def test_files_are_read_and_mistakes_named(tmp_path: Path) -> None:
     (tmp_path / "a.de").write_text("".join(f"Satz {number}\n" for number in range(300)))
     (tmp_path / "b.en.gz").write_bytes(gzip.compress("".join(f"sentence {n}\n" for n in range(300)).encode()))
-    text = open_pairs(str(tmp_path / "a.de"), str(tmp_path / "b.en.gz"))
+    names = f"{tmp_path}/a.de,{tmp_path}/b.en.gz"
+    text = open_pairs(names)
     assert len(text.train) + len(text.held_out) == 300 and 3 < len(text.held_out) < 40
-    assert text.digest == open_pairs(str(tmp_path / "a.de"), str(tmp_path / "b.en.gz")).digest
+    assert text.digest == open_pairs(names).digest
+    assert len(open_pairs(names, names).held_out) == 300
     (tmp_path / "short.en").write_text("one\n")
     (tmp_path / "bad.en").write_bytes(b"\xff\xfe")
     for target, words in (("short.en", "300 lines"), ("bad.en", "cannot be read"), ("none.en", "cannot be read")):
         with pytest.raises(UserError, match=words):
-            open_pairs(str(tmp_path / "a.de"), str(tmp_path / target))
-    with pytest.raises(UserError, match="not named"):
-        open_pairs(str(tmp_path / "a.de"), "")
+            open_pairs(f"{tmp_path}/a.de,{tmp_path}/{target}")
+    with pytest.raises(UserError, match="not two files"):
+        open_pairs(f"{tmp_path}/a.de")

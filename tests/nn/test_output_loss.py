@@ -39,6 +39,21 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda f, w: linear_cross_entropy(f, w, targets), (features, weight))
 
 
+def test_a_row_may_count_for_more_or_less() -> None:
+    features, weight = leaves(6)
+    targets, factors = torch.tensor([1, IGNORE, 8, 0, IGNORE, 3]), torch.tensor([0.5, 9.0, 0.0, 2.0, 1.0, 0.1]).double()
+    for options in ({}, {"smoothing": 0.1, "z": 0.2}):
+        found, expected = (
+            (loss := function(features, weight, targets, factors=factors, **options),
+             *torch.autograd.grad(loss, (features, weight)))
+            for function in (linear_cross_entropy, linear_cross_entropy_plain)
+        )  # fmt: skip
+        for left, right in zip(found, expected, strict=True):
+            torch.testing.assert_close(left, right, rtol=0, atol=1e-11)
+    rows = [linear_cross_entropy_plain(features[i : i + 1], weight, targets[i : i + 1]) * factors[i] for i in range(6)]
+    torch.testing.assert_close(linear_cross_entropy(features, weight, targets, factors=factors), sum(rows))
+
+
 @pytest.mark.parametrize("frozen", ["features", "weight", "both"])
 def test_what_is_frozen_gets_no_gradient(frozen: str) -> None:
     features, weight = leaves(4)

@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for side, word in (("de", "Tag"), ("en", "day")):
         lines = (f"{word} {number} {word} {number * 7}.\n" for number in range(400))
         (texts / f"lines.{side}").write_text("".join(lines))
-    files = [f"data.source={texts}/lines.de", f"data.target={texts}/lines.en"]
+    files = [f"data.corpus={texts}/lines.de,{texts}/lines.en"]
     vocabulary = ["model.vocab_size=271", "model.start_id=270"]
     result = run("train", "transformer.quickstart", *SMALL, *files, *vocabulary, "--keep", 3, "--out", texts / "run")
     assert result.returncode == 0, result.stderr

@@ -9,7 +9,14 @@ from torch import nn
 from bedplate.errors import UserError
 from bedplate.models.gpt2 import GPT2, Config
 from bedplate.train.optimizer import AdamW
-from bedplate.train.schedule import Constant, InverseSquareRoot, WarmupCosine, WarmupLinear, WarmupStableDecay
+from bedplate.train.schedule import (
+    Constant,
+    InverseSquareRoot,
+    WarmupCosine,
+    WarmupLinear,
+    WarmupStableDecay,
+    WarmupTimesLinear,
+)
 
 STEPS = 50
 
@@ -29,6 +36,12 @@ def test_schedules_are_their_formulas(schedule: Constant, formula: object) -> No
         expected = (step + 1) / 10 if step < 10 else formula(step)  # type: ignore[operator]
         assert schedule.factor(step, steps=STEPS) == pytest.approx(expected, abs=1e-12)
     assert max(schedule.factor(step, steps=STEPS) for step in range(STEPS)) == pytest.approx(1.0)
+
+
+def test_gpt1_multiplies_warm_up_and_decay() -> None:
+    """As openai/finetune-transformer-lm's `warmup_linear` is used: (x / warmup or 1) (1 - x)."""
+    found = [WarmupTimesLinear(warmup_steps=4).factor(step, steps=10) for step in range(10)]
+    assert found == pytest.approx([(min(1, (step + 1) / 4)) * (10 - step) / 10 for step in range(10)], abs=1e-12)
 
 
 def test_the_inverse_square_root_is_that_of_the_transformer() -> None:

@@ -21,6 +21,7 @@ from bedplate.generate.engine import Engine, Request
 from bedplate.generate.sample import Sampling
 from bedplate.generate.text import IdsOnly
 from bedplate.models import build, from_pretrained, published_sizes, save_gguf, save_pretrained
+from bedplate.models.gpt2 import GPT2
 from bedplate.nn.linear import quantize
 
 PROMPT = 32
@@ -174,7 +175,7 @@ def ours(folder: Path, form: str) -> tuple[Generate, int]:
         return [found[number] for number in sorted(found)]
 
     tensors = {each.data_ptr(): each for each in (*model.parameters(), *model.buffers())}
-    unread = model.position_embedding.weight
+    unread = getattr(getattr(model, "position_embedding", None), "weight", None)
     return generate, sum(each.numel() * each.itemsize for each in tensors.values() if each is not unread)
 
 
@@ -182,7 +183,7 @@ def transformers_side(folder: Path, dtype: str) -> Callable[..., list[list[int]]
     """transformers' model and its own generation loop; prompts of different lengths are padded on the left."""
     transformers = require("transformers", extra="dev")
     transformers.utils.logging.disable_progress_bar()
-    model = transformers.GPT2LMHeadModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
 
     def generate(prompts: Sequence[Sequence[int]], new: Sequence[int], **options: Any) -> list[list[int]]:
         longest = max(map(len, prompts))
@@ -198,13 +199,15 @@ def transformers_side(folder: Path, dtype: str) -> Callable[..., list[list[int]]
 
 
 def llama_side(folder: Path, encoding: str, *, context: int) -> Generate | None:
-    """llama.cpp on our GGUF export, one prompt at a time; None where llama-cpp-python is not installed."""
+    """llama.cpp on our GGUF export, one prompt at a time; None where llama-cpp-python or the export is missing."""
     try:
         llama_cpp: Any = require("llama_cpp", extra="llama")
     except UserError:
         return None
     path = folder / f"{encoding}.gguf"
     model: Any = from_pretrained(folder)
+    if not isinstance(model, GPT2):
+        return None
     tokenizer = ByteBPE.train(["any text " * 9], vocab_size=258)
     save_gguf(model, tokenizer, path, name=folder.name, encoding=encoding)
     threads = torch.get_num_threads()
@@ -248,7 +251,7 @@ def _write(config: Any, folder: Path) -> None:
     model: nn.Module = build(config)
     with torch.no_grad():
         model.get_parameter("token_embedding.weight").mul_(5)
-    save_pretrained(model, folder, end_id=50256)
+    save_pretrained(model, folder, end_id=0)
 
 
 def _row(name: str, mine: float, peer: float | None, *, unit: str, peer_name: str) -> dict[str, Any]:
@@ -257,7 +260,8 @@ def _row(name: str, mine: float, peer: float | None, *, unit: str, peer_name: st
 
 
 def _ids(count: int, seed: int = 0) -> list[int]:
-    return torch.randint(50257, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+    """Of a vocabulary as small as that of any size measured so far."""
+    return torch.randint(49152, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 if __name__ == "__main__":

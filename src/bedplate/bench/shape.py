@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from bedplate.errors import UserError, nearest
-from bedplate.models import published_sizes
+from bedplate.models import palm, published_sizes
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Shape:
     mlp_dim: int = 0  # 0: four times `dim`
     gated: bool = False  # a third matrix in each MLP (SwiGLU)
     biases: bool = True  # of linear layers and norms
+    norms: int = 2  # of each block
     positions: bool = True  # a learned vector for every position
     tied: bool = True  # one matrix embeds tokens and scores them
 
@@ -53,9 +54,9 @@ class Shape:
 
     @property
     def block(self) -> int:
-        """Parameters of one block: matrices, biases and two norms."""
+        """Parameters of one block: matrices, biases and norms."""
         widths = self.query_dim + 2 * self.kv_dim + self.inner_dim * (2 if self.gated else 1) + 2 * self.dim
-        return self.block_matrix + (widths if self.biases else 0) + 2 * self._norm
+        return self.block_matrix + (widths if self.biases else 0) + self.norms * self._norm
 
     @property
     def parameters(self) -> int:
@@ -120,14 +121,20 @@ def shape_of(config: Any) -> Shape:
     """The shape of a model of ours, from its Config. Raises UserError for what is no decoder alone."""
     if not plannable(config):
         raise UserError("plans know language models that are a decoder alone", fix="name one, such as gpt2")
+    rotary = hasattr(config, "rotary_base")  # such models of ours have gated MLPs, and no biases worth counting
     return Shape(
         config.dim,
         config.num_layers,
         num_heads=config.num_heads,
-        head_dim=config.dim // config.num_heads,
+        head_dim=getattr(config, "head_dim", None) or config.dim // config.num_heads,
+        num_kv_heads=getattr(config, "num_kv_heads", None) or 0,
         vocab_size=config.vocab_size,
         context_length=config.context_length,
-        mlp_dim=config.mlp_dim or 0,
+        mlp_dim=getattr(config, "mlp_dim", None) or 0,
+        gated=rotary,
+        biases=not rotary,
+        norms=1 if isinstance(config, palm.Config) else 2,
+        positions=not rotary and getattr(config, "learned_positions", True),
         tied=config.tied,
     )
 
@@ -138,7 +145,7 @@ def _gpt3(dim: int, num_layers: int, num_heads: int, head_dim: int) -> Shape:
     )
 
 
-# Published models that have no file of their own yet (GPT-3, table 2.1; BLOOM, section 3.2; PaLM, table 1).
+# Published models that have no file of their own yet (GPT-3, table 2.1).
 PUBLISHED = {
     "gpt3-small": _gpt3(768, 12, 12, 64),
     "gpt3-medium": _gpt3(1024, 24, 16, 64),
@@ -148,13 +155,6 @@ PUBLISHED = {
     "gpt3-6.7b": _gpt3(4096, 32, 32, 128),
     "gpt3-13b": _gpt3(5120, 40, 40, 128),  # the table says 5,140, which 40 heads of 128 do not give
     "gpt3": _gpt3(12288, 96, 96, 128),
-    "bloom": Shape(
-        14336, 70, num_heads=112, head_dim=128, vocab_size=250880, context_length=2048, positions=False
-    ),
-    "palm": Shape(
-        18432, 118, num_heads=48, head_dim=256, num_kv_heads=1, mlp_dim=73728, gated=True, biases=False,
-        positions=False, vocab_size=256000, context_length=2048,
-    ),
 }  # fmt: skip
 
 

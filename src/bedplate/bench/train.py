@@ -1,4 +1,4 @@
-"""`bedplate bench train`: optimizer steps of GPT-2 over sizes, precisions, batches, strategies and ranks.
+"""`bedplate bench train`: optimizer steps of GPT-2 and Llama over sizes, precisions, batches, strategies and ranks.
 
 Cells of one rank are measured beside transformers' model in a plain loop, in one process; cells of more ranks in a job
 of their own. The batch is per rank, so that efficiency compares equal work on each (weak scaling).
@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from torch import Tensor
 from bedplate.bench.devices import matrix_rate
 from bedplate.bench.measure import Row, peak_memory, print_own_peak, seconds_of, take_turns
 from bedplate.bench.shape import shape_of
-from bedplate.errors import UserError, require
-from bedplate.models.gpt2 import GPT2, HF, SIZES
+from bedplate.errors import UserError, nearest, require
+from bedplate.models import build, gpt2, llama, published_sizes, table_of
 from bedplate.objectives.next_token import NextToken
 from bedplate.train import ranks
 from bedplate.train.loop import Settings, accumulate
@@ -33,6 +33,16 @@ from bedplate.train.precision import autocast
 
 Step = Callable[[], float]
 MODULE = "bedplate.bench.train"
+
+
+def sizes() -> dict[str, Any]:
+    """Published decoders that the peer has, too, without dropout."""
+    found = {name: each for name, each in published_sizes().items() if isinstance(each, gpt2.Config | llama.Config)}
+    return {name: _without_dropout(config) for name, config in found.items()}
+
+
+def _without_dropout(config: Any) -> Any:
+    return replace(config, **{field.name: 0.0 for field in fields(config) if field.name.endswith("dropout")})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +96,8 @@ def run(grid: Sequence[Cell], *, repeats: int = 5, watch: Callable[[str], None] 
     alone: dict[Cell, float] = {}
     rates: dict[str, float] = {}
     for cell in grid:
+        if cell.size not in sizes():
+            raise UserError(f"training {cell.size!r} is not measured", fix=nearest(cell.size, sizes()))
         watch(f"{cell.name} ...")
         if cell.threads:
             torch.set_num_threads(cell.threads)
@@ -96,7 +108,7 @@ def run(grid: Sequence[Cell], *, repeats: int = 5, watch: Callable[[str], None] 
             rows.append({"name": cell.name, "ours": None, "peer": None, "unit": "out of memory", "ratio": None})
             continue
         speed, peer_speed, memory, peer_memory = measured
-        operations = shape_of(SIZES[cell.size]).operations(cell.length)
+        operations = shape_of(sizes()[cell.size]).operations(cell.length)
         if cell.ranks == 1:
             alone[replace(cell, strategy="ddp")] = speed
         base = alone.get(replace(cell, ranks=1, strategy="ddp"))
@@ -157,7 +169,7 @@ def ours_step(cell: Cell) -> Step:
     """One step as the training loop makes it; returns the loss."""
     device = ranks.device()
     torch.manual_seed(0)
-    model = GPT2(replace(SIZES[cell.size], dropout=0.0)).to(device).train()
+    model = build(sizes()[cell.size]).to(device).train()
     parallel = Parallel(strategy=cell.strategy, checkpointing=cell.checkpointing, compile=cell.compile)
     settings = Settings(steps=1, micro_batch_size=cell.batch, precision=cell.precision)
     work = Work(model, parallel=parallel, precision=cell.precision)
@@ -185,8 +197,11 @@ def peer_step(cell: Cell) -> Step:
     transformers.utils.logging.set_verbosity_error()
     device = ranks.device()
     torch.manual_seed(0)
-    values = HF.config_to(replace(SIZES[cell.size], dropout=0.0))
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**values)).to(device).train()
+    config = sizes()[cell.size]
+    with torch.device("meta"):
+        values = table_of(build(config)).config_to(config)
+    theirs = transformers.AutoConfig.for_model(**values)
+    model = transformers.AutoModelForCausalLM.from_config(theirs).to(device).train()
     if cell.checkpointing:
         model.gradient_checkpointing_enable()
     forward = torch.compile(model) if cell.compile else model
@@ -206,7 +221,7 @@ def peer_step(cell: Cell) -> Step:
 
 
 def _ids(cell: Cell, sequences: int) -> Tensor:
-    vocab = SIZES[cell.size].vocab_size
+    vocab = sizes()[cell.size].vocab_size
     return torch.randint(vocab, (sequences, cell.length + 1), generator=torch.Generator().manual_seed(0))
 
 

@@ -1,6 +1,7 @@
 """Commands that say how good a model is: evaluate."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,36 @@ def perplexity(options: argparse.Namespace) -> int:
     return 0
 
 
+def rank(options: argparse.Namespace) -> int:
+    """Choose among options by their likelihood, under several prompts a task: the protocol of T0 and BLOOMZ."""
+    from bedplate.console import print_table, save_json, save_lines
+    from bedplate.evaluate import rank as ranking
+    from bedplate.evaluate.templates import read_records, read_templates
+
+    records, templates = read_records(options.data), read_templates(options.templates)
+    language_model = open_model(options.target, None)
+    drawn = {"limit": options.limit, "seed": options.seed}
+    answers = ranking.rank(language_model, records, templates, **drawn, watch=_watch)
+    prompts, tasks = ranking.by_prompt(answers), ranking.by_task(answers)
+    shown = ("task", "language", "template language", "prompt", "questions", "accuracy", "low", "high")
+    print_table(prompts, columns=shown, title="Each prompt, with its 95 % interval")
+    print()
+    print_table(tasks, title="Median over prompts, and their spread")
+    receipt = ranking.receipt(language_model, answers, templates, **drawn)
+    print(f"{len(answers):,} questions; ids {receipt['ids_sha256'][:16]}, weights {receipt['model_sha256'][:16]}")
+    save_json(options.json, {"rows": tasks, "prompts": prompts, **receipt})
+    if options.answers:
+        save_lines(options.answers, (answer.record() for answer in answers))
+    return 0
+
+
+def _watch(done: int, every: int) -> None:
+    if done % max(1, every // 10) == 0:
+        print(f"{done:,} of {every:,} questions", file=sys.stderr, flush=True)
+
+
 def evaluate(options: argparse.Namespace) -> int:
-    """Measure a model: perplexity of a text."""
+    """Measure a model: perplexity of a text, multiple choice by likelihood."""
     return options.measure(options)
 
 
@@ -53,3 +82,12 @@ def register(command: Command) -> None:
     one.add_argument("--context", type=positive, metavar="N", help="tokens of a window (default: the model's)")
     one.add_argument("--stride", type=positive, metavar="N", help="tokens from window to window (default: half of it)")
     one.add_argument("--json", type=Path, metavar="FILE", help="also write the table here")
+    one = measure(rank, description=rank.__doc__)
+    one.add_argument("target", help="run, folder, shipped name (gpt2-tiny) or hub id")
+    one.add_argument("data", type=Path, help="JSON lines, each with task, language and what the templates ask for")
+    text = "JSON list of prompts: task, name, language, template and answer_choices in promptsource's Jinja"
+    one.add_argument("--templates", type=Path, required=True, metavar="FILE", help=text)
+    one.add_argument("--limit", type=positive, metavar="N", help="draw N records (default: all)")
+    one.add_argument("--seed", type=int, default=0, metavar="N", help="of drawing (default: 0)")
+    one.add_argument("--answers", type=Path, metavar="FILE", help="write every answer here, one a line")
+    one.add_argument("--json", type=Path, metavar="FILE", help="also write the tables and the receipt here")

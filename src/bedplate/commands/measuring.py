@@ -1,4 +1,4 @@
-"""Commands that plan and measure: plan, bench."""
+"""Commands that plan and measure: plan, bench, fertility."""
 
 import argparse
 from pathlib import Path
@@ -38,20 +38,23 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Measure training or decoding beside transformers, in one process: medians and ratios (above 1 = ours better).
+    """Measure training, decoding or one model beside transformers: medians and ratios (above 1 = ours better).
 
-    For training, sizes, precisions, batches, strategies and ranks may be lists such as gpt2,gpt2-medium.
+    Sizes, precisions, batches, and for training strategies and ranks, may be lists such as gpt2,gpt2-medium.
     """
     from bedplate.bench.measure import table
     from bedplate.console import print_table, save_json
     from bedplate.models import published_sizes
 
-    sizes = options.size.split(",")
+    usual = "bert-base" if options.what == "model" else "gpt2"
+    sizes = str(options.size or usual).split(",")
     for size in sizes:
         if size not in published_sizes():
             raise UserError(f"there is no size {size!r}", fix=nearest(size, published_sizes()))
     if options.what == "decode":
         rows = _bench_decoding(sizes, options)
+    elif options.what == "model":
+        rows = _bench_models(sizes, options)
     else:
         rows = _bench_training(sizes, options)
     result = table(rows)
@@ -72,6 +75,19 @@ def _bench_decoding(sizes: list[str], options: argparse.Namespace) -> list[dict[
         plot_decoding(rows, options.out / "decode.png")
         print(f"Plot: {(options.out / 'decode.png').resolve()}")
     return rows
+
+
+def _bench_models(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    from bedplate.bench.model import Cell
+    from bedplate.bench.model import bench as bench_model
+
+    cells = [
+        Cell(size=size, precision=precision, batch=batch, length=options.length)
+        for size in sizes
+        for precision in options.precision.split(",")
+        for batch in options.batch
+    ]
+    return [row for cell in cells for row in bench_model(cell, repeats=options.repeats)]
 
 
 def _bench_training(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -96,10 +112,27 @@ def _bench_training(sizes: list[str], options: argparse.Namespace) -> list[dict[
     return rows
 
 
+def fertility(options: argparse.Namespace) -> int:
+    """Tokens a word and a byte, and the share of unknown ones, of each tokenizer on each language of a folder."""
+    from bedplate.console import print_table, save_json
+    from bedplate.evaluate.fertility import compare, read_samples
+    from bedplate.language_model import tokenizer_of
+
+    rows = compare({name: tokenizer_of(name) for name in options.tokenizer}, read_samples(options.data))
+    short_names = {name: Path(name).name for name in options.tokenizer}
+    if len(set(short_names.values())) == len(short_names):
+        shown = [row | {"tokenizer": short_names[row["tokenizer"]]} for row in rows]
+    else:
+        shown = rows
+    print_table(shown, columns=("language", "tokenizer", "tokens a word", "tokens a byte", "unknown"))
+    save_json(options.json, rows)
+    return 0
+
+
 def register(command: Command) -> None:
     """Add these commands and their options."""
     one = command(plan, json=True)
-    one.add_argument("target", metavar="model", help="gpt2 ... gpt2-xl, gpt3-small ... gpt3, bloom, palm, or a recipe")
+    one.add_argument("target", metavar="model", help="a size such as gpt2-xl, gpt3 or palm-540b, or a recipe")
     one.add_argument("settings", nargs="*", metavar="key=value", help="of the recipe")
     one.add_argument("--gpus", type=positive, metavar="N", help="devices (default: 1)")
     one.add_argument("--device", default="cpu", help="h200, h100, a100 ... or cpu: this machine (default)")
@@ -119,8 +152,13 @@ def register(command: Command) -> None:
         "--utilization", type=above_zero, metavar="X", help="share of the matrix rate reached (default: 0.4; a CPU 0.5)"
     )
     one = command(bench, json=True)
-    one.add_argument("what", choices=("train", "decode"), metavar="benchmark", help="train or decode")
-    one.add_argument("--size", default="gpt2", help="published sizes (default: gpt2)")
+    one.add_argument(
+        "what",
+        choices=("train", "decode", "model"),
+        metavar="benchmark",
+        help="train; decode; model: a forward pass and a step of BERT, T5 or BLOOM, also without its biases",
+    )
+    one.add_argument("--size", help="published sizes (default: gpt2, of model bert-base)")
     one.add_argument("--repeats", type=positive, default=5, metavar="N", help="measurements of each side (default: 5)")
     one.add_argument("--precision", default="fp32,bf16", help="training (default: fp32,bf16)")
     one.add_argument(
@@ -132,3 +170,8 @@ def register(command: Command) -> None:
     one.add_argument("--checkpointing", action="store_true", help="training: compute activations again")
     one.add_argument("--compile", action="store_true", help="training: compile blocks, and the peer's model")
     one.add_argument("--out", type=Path, metavar="FOLDER", help="write plots here, for training a table too")
+    one = command(fertility, json=True)
+    one.add_argument("tokenizer", nargs="+", help="folders of vocabularies, runs, or shipped checkpoints")
+    one.add_argument(
+        "--data", type=Path, required=True, metavar="PATH", help="a file (.txt, .conllu, .conllu.xz) for each language"
+    )

@@ -91,7 +91,7 @@ def train(options: argparse.Namespace) -> int:
     print(f"{recipe.name}: {recipe.steps} steps, {recipe.precision}, on {recipe.data.title}, in {folder}")
     if code := _train_new(recipe, folder, **_execution(options)):
         return code
-    print(f'Try: {program()} generate "..." --model {folder}')
+    print(f'Try: {program()} {getattr(recipe.data, "used_by", "generate")} "..." --model {folder}')
     return 0
 
 
@@ -153,6 +153,7 @@ def _after(outcome: Any, folder: Path) -> int:
     result = read_json(folder / RESULT)
     write_json(folder / PLAN, compare_with_plan(folder))
     words = {"bits_per_byte": "{:.3f} bits/byte", "bleu": "{:.1f} BLEU", "accuracy": "{:.1%} right"}
+    words |= {"masked_accuracy": "{:.1%} of hidden tokens guessed", "next_sentence_accuracy": "{:.1%} of second spans"}
     measured = ", ".join(form.format(result[name]) for name, form in words.items() if name in result)
     print(f"Trained {outcome.step} steps; all held-out text: {measured}. Report: {write_report(folder)}")
     return 0

@@ -1,4 +1,4 @@
-"""Commands that continue texts: generate."""
+"""Commands that use a model: generate, embed."""
 
 import argparse
 import sys
@@ -71,8 +71,28 @@ def _read(path: Path) -> str:
         raise UserError(f"{path} cannot be read ({reason})", fix="name a file that holds a JSON Schema") from error
 
 
+def embed(options: argparse.Namespace) -> int:
+    """Vectors of texts from an encoder: a JSON object a line, with the text and its vector."""
+    import json
+
+    texts = [line.rstrip("\n") for line in sys.stdin] if options.texts == ["-"] else options.texts
+    language_model = open_model(options.model, None)
+    settings = {"layers": options.layers, "pooling": options.pooling, "truncate": options.truncate}
+    for text, vectors in zip(texts, language_model.embed(texts, **settings).flatten(1).tolist(), strict=True):
+        print(json.dumps({"text": text, "vector": vectors}, ensure_ascii=False))
+    return 0
+
+
 def register(command: Command) -> None:
-    """Add this command and its options."""
+    """Add these commands and their options."""
+    one = command(embed)
+    one.add_argument("texts", nargs="+", metavar="text", help="text(s); - reads one a line from standard input")
+    one.add_argument("--model", required=True, help="run, folder or hub id of an encoder")
+    one.add_argument(
+        "--layers", type=int, nargs="+", default=[-1], metavar="N", help="one after the other (default: -1)"
+    )
+    one.add_argument("--pooling", default="mean", help="mean (default) or cls")
+    one.add_argument("--truncate", action="store_true", help="cut off the end of a text that is too long")
     one = command(generate)
     one.add_argument("prompts", nargs="*", metavar="prompt", help="text(s) to continue; - reads standard input")
     add_generation(one)

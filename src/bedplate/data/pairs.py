@@ -40,29 +40,31 @@ class ParallelText:
         return digest.hexdigest()
 
 
-def open_pairs(source: str, target: str, held_out_source: str = "", held_out_target: str = "") -> ParallelText:
-    """The built-in task, or the lines of two files (also .gz), of which one in twenty is held out unless others are
-    named. Raises UserError for files that cannot be read or do not belong together.
+def open_pairs(names: str, held_out: str = "") -> ParallelText:
+    """The built-in task, or the lines of two files (source,target; also .gz), of which one in twenty is held out unless
+    two more are named. Raises UserError for files that cannot be read or do not belong together.
     """
-    if source == GENERATED:
+    if names == GENERATED:
         made = {side: [generated_pair(number) for number in numbers] for side, numbers in GENERATED_PAIRS.items()}
         seen = {pair.source for pair in made["train"]}
-        held_out = [pair for pair in made["held_out"] if pair.source not in seen]
-        return ParallelText(made["train"], held_out, GENERATED)
-    pairs = read_pairs(source, target)
-    if held_out_source or held_out_target:
-        return ParallelText(pairs, read_pairs(held_out_source, held_out_target), f"{source}, {target}")
+        return ParallelText(made["train"], [pair for pair in made["held_out"] if pair.source not in seen], GENERATED)
+    pairs = read_pairs(names)
+    if held_out:
+        return ParallelText(pairs, read_pairs(held_out), names)
     sides: dict[bool, list[Pair]] = {False: [], True: []}
     for pair in pairs:
         first = int.from_bytes(hashlib.sha256(pair.source.encode()).digest()[:8], "big")
         sides[first < HELD_OUT_SHARE * 2**64].append(pair)
     if not all(sides.values()):
-        raise UserError(f"{source} holds too few lines to split", fix="give at least a few hundred")
-    return ParallelText(sides[False], sides[True], f"{source}, {target}")
+        raise UserError(f"{names} hold too few lines to split", fix="give at least a few hundred")
+    return ParallelText(sides[False], sides[True], names)
 
 
-def read_pairs(source: str, target: str) -> list[Pair]:
-    """Line by line; pairs of which one side is empty are left out."""
+def read_pairs(names: str) -> list[Pair]:
+    """Line by line, from source,target; pairs of which one side is empty are left out."""
+    if names.count(",") != 1 or not all(names.split(",")):
+        raise UserError(f"{names!r} are not two files", fix="name both sides: data.corpus=train.de,train.en")
+    source, target = names.split(",")
     lines, others = (_read_lines(Path(name).expanduser()) for name in (source, target))
     if len(lines) != len(others):
         cause = f"{source} has {len(lines)} lines, {target} {len(others)}"
@@ -71,8 +73,6 @@ def read_pairs(source: str, target: str) -> list[Pair]:
 
 
 def _read_lines(path: Path) -> list[str]:
-    if path == Path():
-        raise UserError("a file of the pairs is not named", fix="give both sides: data.source=FILE data.target=FILE")
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         return [line.strip() for line in data.decode("utf-8").split("\n")[: -1 if data.endswith(b"\n") else None]]

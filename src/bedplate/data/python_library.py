@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 EXCLUDED = {"test", "tests", "idlelib", "lib2to3", "pydoc_data", "__pycache__", "site-packages"}
+PACKAGES = ("asyncio", "email", "importlib", "multiprocessing", "unittest")  # enough text on both sides of a split
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 Holder = ast.If | ast.Try | ast.ExceptHandler | ast.With | ast.For | ast.While  # statements that may hold definitions
 
@@ -23,6 +24,11 @@ def read_stdlib(skipped: Counter[str]) -> Iterator[tuple[str, str]]:
             yield name, source
         else:
             skipped["empty"] += 1
+
+
+def read_packages(skipped: Counter[str]) -> Iterator[tuple[str, str]]:
+    """Of these only five packages, about a tenth of the text."""
+    return (pair for pair in read_stdlib(skipped) if pair[0].partition("/")[0] in PACKAGES)
 
 
 def read_pydocs(skipped: Counter[str]) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Tokenized text on disk: shards with a manifest of sizes and hashes, of which only what is asked for is read.
 
 A folder holds `manifest.json`, `tokens-00000.bin` ... (uint16, or uint32 where the vocabulary needs it) and
-`token_bytes.bin` (uint32: the bytes of text of each id, 0 for the end mark); later also `checked.json`: which files
+`token_bytes.bin` (uint32: the bytes that each id spells, 0 for the end mark); later also `checked.json`: which files
 were compared with their hashes, and how they looked then.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 from bedplate.data.text import Corpus, Document
-from bedplate.data.tokenize.byte_bpe import ByteBPE, split_text
+from bedplate.data.tokenize.tokenizer import Tokenizer, checked, end_mark
 from bedplate.errors import UserError
 from bedplate.files import cache_folder, read_json, sha256_file, write_json
 
@@ -30,6 +30,7 @@ FORMAT = 2
 SHARD_TOKENS = 2**27
 GROUP = 64  # pieces of text encoded at a time
 MANIFEST, TOKEN_BYTES, CHECKED = "manifest.json", "token_bytes.bin", "checked.json"
+Stretches = Iterator[tuple[Integer[np.ndarray, " _"], int]]  # ids, and the bytes of their text
 SETTLED = 2 * 10**9  # nanoseconds: a file changed twice within the grain of a file system's clock looks unchanged
 
 
@@ -112,15 +113,21 @@ class TokenShards:
             _read_parts(self.folder / f"tokens-{shard:05d}.bin", parts)
         return rows.astype(np.int64)
 
+    @property
+    def text_bytes(self) -> tuple[int, int]:
+        """The bytes of the text itself, and those that its tokens spell."""
+        text = self.manifest["num_bytes"]
+        return text, self.manifest.get("spelled_bytes", text)
+
     @cached_property
     def token_bytes(self) -> np.ndarray:
-        """Bytes of text for each id: uint32 [vocab]."""
+        """Bytes that each id spells: uint32 [vocab]."""
         return np.fromfile(self.folder / TOKEN_BYTES, dtype="<u4")
 
 
 def write_shards(
     documents: Iterable[Document],
-    tokenizer: ByteBPE,
+    tokenizer: Tokenizer,
     folder: Path | str,
     *,
     receipt: Mapping[str, Any] | None = None,
@@ -130,25 +137,36 @@ def write_shards(
 
     Where several processes write the same shards at once, the first to finish wins and all of them open the winner's.
     """
-    return write_ids(_encoded(documents, tokenizer), tokenizer, folder, receipt=receipt, shard_tokens=shard_tokens)
+    stretches = _encoded(documents, tokenizer)
+    return _write(stretches, tokenizer, Path(folder), receipt=receipt or {}, shard_tokens=shard_tokens)
 
 
 def write_ids(
     stretches: Iterable[Integer[np.ndarray, " _"]],
-    tokenizer: ByteBPE,
+    tokenizer: Tokenizer,
     folder: Path | str,
     *,
     receipt: Mapping[str, Any] | None = None,
     shard_tokens: int = SHARD_TOKENS,
 ) -> TokenShards:
-    """The same from ids that are made already, in stretches of any length; each document ends with the end mark."""
-    folder = Path(folder)
+    """The same from ids that are made already, in stretches of any length; each document ends with the end mark.
+
+    The text is taken to be what the ids spell.
+    """
+    spelled = _spelled(tokenizer)
+    counted = ((ids, int(spelled[ids].sum(dtype=np.int64))) for ids in stretches)
+    return _write(counted, tokenizer, Path(folder), receipt=receipt or {}, shard_tokens=shard_tokens)
+
+
+def _write(
+    stretches: Stretches, tokenizer: Tokenizer, folder: Path, *, receipt: Mapping[str, Any], shard_tokens: int
+) -> TokenShards:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
         try:
             manifest = _write_files(stretches, tokenizer, temporary, shard_tokens)
-            write_json(temporary / MANIFEST, manifest | {"corpus": dict(receipt or {})})
+            write_json(temporary / MANIFEST, manifest | {"corpus": dict(receipt)})
             temporary.chmod(0o755)
             _publish(temporary, folder)
         finally:
@@ -159,7 +177,7 @@ def write_ids(
     return TokenShards.open(folder)
 
 
-def cached(corpus: Corpus, tokenizer: ByteBPE, folder: Path | str | None = None) -> tuple[TokenShards, TokenShards]:
+def cached(corpus: Corpus, tokenizer: Tokenizer, folder: Path | str | None = None) -> tuple[TokenShards, TokenShards]:
     """Training and held-out shards of a corpus, tokenized on first use.
 
     Kept under `folder`, by default $BEDPLATE_CACHE or ~/.cache/bedplate, by the hashes of text and vocabulary.
@@ -179,20 +197,25 @@ def open_sides(folder: Path) -> tuple[TokenShards, TokenShards]:
     return TokenShards.open(folder / "train").check(), TokenShards.open(folder / "held_out").check()
 
 
-def _write_files(
-    stretches: Iterable[np.ndarray], tokenizer: ByteBPE, folder: Path, shard_tokens: int
-) -> dict[str, Any]:
-    dtype = "<u2" if tokenizer.vocab_size <= 2**16 else "<u4"
-    lengths = np.zeros(tokenizer.vocab_size, "<u4")
+def _spelled(tokenizer: Tokenizer) -> np.ndarray:
+    """The bytes that each id spells: uint32 [vocab]; the end mark spells nothing."""
+    end, lengths = end_mark(tokenizer), np.zeros(tokenizer.vocab_size, "<u4")
     for id in tokenizer.tokens:
-        lengths[id] = 0 if id == tokenizer.end_id else len(tokenizer.token_bytes(id))
+        lengths[id] = 0 if id == end else len(tokenizer.token_bytes(id))
+    return lengths
+
+
+def _write_files(stretches: Stretches, tokenizer: Tokenizer, folder: Path, shard_tokens: int) -> dict[str, Any]:
+    dtype = "<u2" if tokenizer.vocab_size <= 2**16 else "<u4"
+    lengths = _spelled(tokenizer)
     lengths.tofile(folder / TOKEN_BYTES)
-    num_tokens, num_documents, num_bytes = 0, 0, 0
-    for ids in stretches:
+    num_tokens, num_documents, num_bytes, spelled_bytes = 0, 0, 0, 0
+    for ids, size in stretches:
         _append(ids.astype(dtype), folder, num_tokens, shard_tokens)
         num_tokens += len(ids)
         num_documents += int((ids == tokenizer.end_id).sum())
-        num_bytes += int(lengths[ids].sum(dtype=np.int64))
+        num_bytes += size
+        spelled_bytes += int(lengths[ids].sum(dtype=np.int64))
     paths = sorted(folder.iterdir())
     return {
         "format": FORMAT,
@@ -200,6 +223,7 @@ def _write_files(
         "num_tokens": num_tokens,
         "num_documents": num_documents,
         "num_bytes": num_bytes,  # of text
+        "spelled_bytes": spelled_bytes,  # of tokens: others where the tokenizer adds or loses characters
         "shard_tokens": shard_tokens,
         "vocab_size": tokenizer.vocab_size,
         "end_id": tokenizer.end_id,
@@ -208,22 +232,24 @@ def _write_files(
     }
 
 
-def _encoded(documents: Iterable[Document], tokenizer: ByteBPE) -> Iterator[np.ndarray]:
-    for group in _groups(documents):
+def _encoded(documents: Iterable[Document], tokenizer: Tokenizer) -> Stretches:
+    """Ids, and the bytes of the text that they stand for."""
+    for group in _groups(documents, tokenizer):
         ids: list[int] = []
-        for (_, is_last), piece_ids in zip(group, tokenizer.encode_batch([text for text, _ in group]), strict=True):
+        encoded = tokenizer.encode_batch([text for text, _ in group])
+        for (_, size), piece_ids in zip(group, encoded, strict=True):
             ids += piece_ids
-            if is_last:
+            if size is not None:
                 ids.append(tokenizer.end_id)
-        yield np.asarray(ids, np.int64)
+        yield np.asarray(ids, np.int64), sum(size or 0 for _, size in group)
 
 
-def _groups(documents: Iterable[Document]) -> Iterator[list[tuple[str, bool]]]:
-    """Pieces of text, each with whether it is the last of its document, in groups that are encoded together."""
-    group: list[tuple[str, bool]] = []
+def _groups(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[list[tuple[str, int | None]]]:
+    """Pieces of text in groups that are encoded together, the last of each document with the document's bytes."""
+    group: list[tuple[str, int | None]] = []
     for document in documents:
-        *pieces, last = split_text(document.text)
-        for piece in (*((piece, False) for piece in pieces), (last, True)):
+        *pieces, last = tokenizer.split_text(checked(document.text))
+        for piece in (*((piece, None) for piece in pieces), (last, len(document.text.encode()))):
             group.append(piece)
             if len(group) == GROUP:
                 yield group

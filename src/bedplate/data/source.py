@@ -65,9 +65,13 @@ def sequential_windows(
     """Windows that predict every token of every document once, in order, to measure bits per byte.
 
     Batches hold ids and targets, int64 [batch length], with `isolate` also documents, and bytes, int64 [batch]: the
-    UTF-8 bytes that the predicted tokens of each window spell. End marks are not predicted, for they spell nothing; the
-    first window begins with one, and the last is filled up with positions that do not count.
+    UTF-8 bytes of the text of each window. Where tokens spell other bytes than the text has (lost characters, an added
+    space), each window gets its share of the text by what it spells, and all of them together have its bytes.
+
+    End marks are not predicted, for they spell nothing; the first window begins with one, and the last is filled up
+    with positions that do not count.
     """
+    (text, spelled), seen = shards.text_bytes, 0
     for first in range(0, shards.num_tokens, length * batch_size):
         last = min(first + length * batch_size, shards.num_tokens)
         rows = -(-(last - first) // length)
@@ -79,8 +83,11 @@ def sequential_windows(
             batch["documents"] = documents_of_windows(batch["ids"], end_id=shards.end_id)
         batch["targets"] = np.where(batch["targets"] == shards.end_id, IGNORE, batch["targets"])
         counted = batch["targets"] != IGNORE
-        spelled = np.where(counted, shards.token_bytes[batch["targets"] * counted], 0)
-        yield _tensors(batch | {"bytes": spelled.sum(axis=1, dtype=np.int64)})
+        lengths = np.where(counted, shards.token_bytes[batch["targets"] * counted], 0)
+        ends = [seen, *(seen + lengths.sum(axis=1, dtype=np.int64).cumsum()).tolist()]
+        seen = ends[-1]
+        shares = [end * text // max(spelled, 1) for end in ends]  # whole numbers of any size
+        yield _tensors(batch | {"bytes": np.diff(np.asarray(shares, np.int64))})
 
 
 def documents_of_windows(ids: Int64[np.ndarray, "batch length"], *, end_id: int) -> Int64[np.ndarray, "batch length"]:

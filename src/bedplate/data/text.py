@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bedplate.data.python_library import read_pydocs, read_stdlib
+from bedplate.data.python_library import read_packages, read_pydocs, read_stdlib
 from bedplate.data.user_files import read_path
 from bedplate.errors import UserError
 
 HELD_OUT_FROM = int(0.9 * 2**64)  # a document is held out when the first 64 bits of sha256(name) reach this
-BUILT_IN = {"pydocs": read_pydocs, "stdlib": read_stdlib}
+BUILT_IN = {"pydocs": read_pydocs, "stdlib": read_stdlib, "packages": read_packages}
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Corpus:
 
     name: str
     source: str
-    train: Side
-    held_out: Side
+    train: Iterable[Document]
+    held_out: Iterable[Document]
     skipped: Mapping[str, int] = field(default_factory=dict)  # files and records left out, by reason
 
     def receipt(self) -> dict[str, Any]:

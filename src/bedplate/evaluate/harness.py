@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import bedplate
-from bedplate.data.tokenize.byte_bpe import END
+from bedplate.data.tokenize.tokenizer import end_mark
 from bedplate.errors import UserError, nearest, require
 from bedplate.evaluate.golden import model_digest
 from bedplate.evaluate.language import score_continuations
@@ -43,7 +43,7 @@ class Adapter:
     @property
     def eot_token_id(self) -> int:
         """Begins what has no context, and ends answers."""
-        return self.language_model.tokenizer.end_id
+        return end_mark(self.language_model.tokenizer)
 
     @property
     def max_length(self) -> int:
@@ -144,7 +144,8 @@ class Adapter:
             cause = f"answers of {length} tokens leave no room in a context of {self.max_length}"
             raise UserError(cause, fix="set max_gen_toks lower, in --gen_kwargs, in --model_args or in the task")
         stop = [text for text in [until] * isinstance(until, str) or until if text]
-        return {"max_new_tokens": length, "stop": [*stop, END], **sampling}
+        end = self.language_model.tokenizer.tokens[self.eot_token_id]
+        return {"max_new_tokens": length, "stop": [*stop, end], **sampling}
 
     def _fitted(self, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
         if not 0 < len(continuation) <= self.max_length:

@@ -9,6 +9,7 @@ from torch import nn
 
 from bedplate.data.python_library import read_pydocs
 from bedplate.data.text import is_held_out
+from bedplate.data.tokenize.tokenizer import end_mark, spelled_bytes
 from bedplate.errors import UserError
 from bedplate.evaluate.language import continuation_logprobs
 from bedplate.nn.linear import quantize
@@ -42,7 +43,7 @@ def quantize_measured(language_model: Any, kind: str) -> Cost:
     before, memory = _bits_per_byte(language_model, documents), memory_of(model)
     quantize(model, kind)
     after = _bits_per_byte(language_model, documents)
-    size = sum(_bytes(language_model.tokenizer, ids) for ids in documents)
+    size = sum(size for _, size in documents)
     return Cost(
         kind=kind, before=before, after=after, text_bytes=size, memory_before=memory, memory_after=memory_of(model)
     )
@@ -54,27 +55,26 @@ def memory_of(model: nn.Module) -> int:
     return sum(each.numel() * each.itemsize for each in tensors.values())
 
 
-def _documents(language_model: Any) -> list[list[int]]:
-    """Beginnings of held-out documents, as long as the model's context allows."""
+def _documents(language_model: Any) -> list[tuple[list[int], int]]:
+    """Beginnings of held-out documents, as long as the model's context allows: ids, and the bytes of their text."""
     tokens = min(language_model.config.context_length - 1, 256)
     tokenizer = language_model.tokenizer
-    found: list[list[int]] = []
+    found: list[tuple[list[int], int]] = []
     for name, text in read_pydocs(Counter()):
-        if sum(_bytes(tokenizer, ids) for ids in found) >= TEXT:
+        if sum(size for _, size in found) >= TEXT:
             break
         if is_held_out(name):
-            found.append(tokenizer.encode(text[: 8 * tokens])[:tokens])
+            text = text[: 8 * tokens]
+            ids = tokenizer.encode(text)
+            # Where a tokenizer loses or adds characters, what is kept has its share of the text.
+            share = spelled_bytes(tokenizer, ids[:tokens]) / max(1, spelled_bytes(tokenizer, ids))
+            found.append((ids[:tokens], round(len(text.encode()) * share)))
     if not found:
         raise UserError("this Python has no documentation to measure on", fix="use one with docstrings (no -OO)")
     return found
 
 
-def _bits_per_byte(language_model: Any, documents: list[list[int]]) -> float:
-    tokenizer = language_model.tokenizer
-    pairs = [([tokenizer.end_id], ids) for ids in documents]
-    nats = -sum(continuation_logprobs(language_model.model, pairs, batch_size=1))
-    return nats / math.log(2) / sum(_bytes(tokenizer, ids) for ids in documents)
-
-
-def _bytes(tokenizer: Any, ids: list[int]) -> int:
-    return sum(len(tokenizer.token_bytes(id)) for id in ids)
+def _bits_per_byte(language_model: Any, documents: list[tuple[list[int], int]]) -> float:
+    mark = [end_mark(language_model.tokenizer)]
+    nats = -sum(continuation_logprobs(language_model.model, [(mark, ids) for ids, _ in documents], batch_size=1))
+    return nats / math.log(2) / sum(size for _, size in documents)

@@ -10,10 +10,15 @@ plot(result, path)             one picture that shows it
 import importlib
 import pkgutil
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
+
+from torch import nn
 
 import bedplate.experiments as experiments
 from bedplate.errors import UserError, nearest
+from bedplate.objectives.objective import Objective
+from bedplate.train.loop import Settings, Source, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,3 +39,9 @@ def find_experiment(paper: str) -> ModuleType:
     if paper not in list_experiments():
         raise UserError(f"there is no experiment for {paper!r}", fix=nearest(paper, list_experiments()))
     return importlib.import_module(f"bedplate.experiments.{paper}")
+
+
+def train_to_end(model: nn.Module, source: Source, objective: Objective, settings: Settings, folder: Path) -> None:
+    """Train. A signal to stop ends the experiment: half a training is no measurement."""
+    if train(model, source, objective, settings=settings, folder=folder).interrupted:
+        raise KeyboardInterrupt

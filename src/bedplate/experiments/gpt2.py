@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from bedplate.data.text import Document, open_corpus
-from bedplate.data.tokenize.byte_bpe import ByteBPE
+from bedplate.data.tokenize import Tokenizer
 from bedplate.evaluate.language import continuation_logprobs
 from bedplate.experiments.experiment import Verdict
 from bedplate.models import build
@@ -110,7 +110,7 @@ def make_questions(documents: Iterable[Document], *, number: int) -> list[Questi
     return questions
 
 
-def accuracies(model: Any, tokenizer: ByteBPE, questions: Sequence[Question]) -> tuple[float, float]:
+def accuracies(model: Any, tokenizer: Tokenizer, questions: Sequence[Question]) -> tuple[float, float]:
     """Share of questions answered rightly: by what the context adds to the log-likelihood, and by plain likelihood."""
     room = model.config.context_length
     with_context, alone = [], []

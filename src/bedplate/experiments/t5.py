@@ -19,13 +19,13 @@ import torch
 from bedplate.data.generated_translation import Pair
 from bedplate.data.pairs import PairBatches
 from bedplate.data.text import Document
-from bedplate.experiments.experiment import Verdict
+from bedplate.experiments.experiment import Verdict, train_to_end
 from bedplate.models.t5 import T5
 from bedplate.recipes.pairs import likelihood_of_pairs
 from bedplate.recipes.recipe import Recipe, with_settings
 from bedplate.recipes.spans import PreparedSpans
 from bedplate.recipes.t5 import pydocs
-from bedplate.train.loop import Settings, train
+from bedplate.train.loop import Settings
 from bedplate.train.schedule import Constant
 
 CLAIM = "Pre-training by filling in hidden spans helps a text-to-text task with few examples (sections 3.1.4 and 3.3)."
@@ -64,7 +64,7 @@ def run(scale: str, *, watch: Callable[[str], None] = print) -> Result:
     settings = SCALES[scale]
     size = {"batch_size": settings.batch_size, "micro_batch_size": settings.batch_size}
     base = with_settings(pydocs(), {"steps": settings.steps, **size})
-    ways = {SPANS: base, TOKENS: with_settings(base, {"data.mean_span": 1.0}), SCRATCH: base}
+    ways = {SPANS: base, TOKENS: replace(base, data=replace(base.data, mean_span=1.0)), SCRATCH: base}
     bits: dict[str, list[float]] = {way: [] for way in ways}
     lengths = {}
     for seed in range(settings.seeds):
@@ -88,7 +88,7 @@ def _learn(model: T5, source: Any, recipe: Recipe) -> None:
         seed=recipe.seed, checkpoint_every=10**9,
     )  # fmt: skip
     with TemporaryDirectory() as folder:
-        train(model, source, recipe.objective, settings=settings, folder=Path(folder))
+        train_to_end(model, source, recipe.objective, settings, Path(folder))
 
 
 def _task(model: T5, prepared: PreparedSpans, recipe: Recipe, settings: Scale) -> float:

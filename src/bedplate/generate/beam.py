@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from bedplate.errors import UserError
-from bedplate.generate.prompt import beginning, evaluating, prefill, prompt_ids
-from bedplate.generate.text import Generation
+from bedplate.generate.prompt import beginning, evaluating, prefill, prompt_ids, reads_a_source
+from bedplate.generate.text import Generation, added_bytes
 
 Penalty = Callable[[int, float], float]
 
@@ -75,7 +75,8 @@ def search_text(
         model, starts, max_new_tokens=max_new_tokens, beams=beams or Beams(), end_ids=[tokenizer.end_id],
         vocab_size=tokenizer.vocab_size, scores=scores,
     )  # fmt: skip
-    return [_generation(tokenizer, best, max_new_tokens) for best, *_ in found]
+    opens = reads_a_source(model)
+    return [_generation(tokenizer, best, max_new_tokens, opens=opens) for best, *_ in found]
 
 
 @torch.inference_mode()
@@ -178,8 +179,9 @@ class _Search:
         return not self.beams.early_stopping and best > self.ended[-1].score
 
 
-def _generation(tokenizer: Any, best: Hypothesis, max_new_tokens: int) -> Generation:
+def _generation(tokenizer: Any, best: Hypothesis, max_new_tokens: int, *, opens: bool) -> Generation:
     ended = best.ids[-1] == tokenizer.end_id
-    text = tokenizer.decode(best.ids[:-1] if ended else best.ids)
+    written = best.ids[:-1] if ended else best.ids
+    text = b"".join(added_bytes(tokenizer, id, opens=opens and not place) for place, id in enumerate(written))
     reason = "end" if ended else "length" if len(best.ids) == max_new_tokens else "context"
-    return Generation(text=text, ids=best.ids, logprobs=best.logprobs, finish_reason=reason)
+    return Generation(text=text.decode(errors="replace"), ids=best.ids, logprobs=best.logprobs, finish_reason=reason)

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from bedplate.data.tokenize.tokenizer import end_mark
 from bedplate.errors import UserError, require
 
 # What a text may cost. The library bounds nesting itself, but follows chains of rules by recursion: some 3,000 links
@@ -45,7 +46,7 @@ class Grammar:
         if matcher.is_error():
             raise UserError(f"the {kind} is not usable: {_cause(matcher.get_error())}", fix=f"correct the {kind}")
         self._matcher, self._kind = matcher, kind
-        self._vocab_size, self._end_id = tokenizer.vocab_size, tokenizer.end_id
+        self._vocab_size, self._end_id = tokenizer.vocab_size, end_mark(tokenizer)
         self.start().allowed()  # a grammar that no text can begin is told now
 
     @classmethod
@@ -132,9 +133,9 @@ class _Vocabulary:
 
     def __init__(self, tokenizer: Any) -> None:
         self._encode = tokenizer.encode
-        self.eos_token_id = tokenizer.end_id
+        self.eos_token_id = end_mark(tokenizer)
         self.bos_token_id: int | None = None
-        self.special_token_ids = sorted(tokenizer.vocabulary.ids[token] for token in tokenizer.vocabulary.special)
+        self.special_token_ids = list(tokenizer.special_ids)
         # Ids without a token get no bytes; the library never allows them.
         known = tokenizer.tokens
         self.tokens = [tokenizer.token_bytes(id) if id in known else b"" for id in range(tokenizer.vocab_size)]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bedplate.data.tokenize.tokenizer import end_mark
 from bedplate.errors import UserError
 from bedplate.generate.chat import ChatTemplate
 from bedplate.generate.complete import FIXES
@@ -98,7 +99,7 @@ class Conversation:
             text = _running_text(self.system, turns)
         else:
             text = self.template.render([*self._opening(), *turns])
-        return tokenizer.encode(text) or [tokenizer.end_id]
+        return tokenizer.encode(text) or [end_mark(tokenizer)]
 
 
 def _running_text(system: str, turns: Sequence[dict[str, str]]) -> str:

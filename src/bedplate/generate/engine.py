@@ -129,7 +129,7 @@ class Engine:
         if room < 1:
             cause = f"the prompt has {len(prompt)} tokens, the engine holds {self._capacity} a sequence"
             raise UserError(cause, fix="shorten it, or give the engine a larger capacity")
-        writer = Writer(self.tokenizer, TextStream(request.stop), request.max_new_tokens, room)
+        writer = Writer(self.tokenizer, TextStream(request.stop), request.max_new_tokens, room, opens=sourced)
         generator = torch.Generator().manual_seed(request.seed)
         self._numbers += 1
         self._waiting.append(_Sequence(self._numbers, request, prompt, source, writer, generator))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bedplate.data.tokenize.tokenizer import end_mark
 from bedplate.errors import UserError
 
 CHUNK = 128  # prompt tokens that go through the model at a time
@@ -23,9 +24,9 @@ def prompt_ids(model: Any, tokenizer: Any, prompt: str, *, keep: int, truncate: 
     A source ends with an end mark, as the sources that encoder-decoder models are trained on do.
     """
     if reads_a_source(model):
-        ids = [*tokenizer.encode(prompt), tokenizer.end_id]
+        ids = [*tokenizer.encode(prompt), end_mark(tokenizer)]
         return fit(model, ids, keep=model.config.context_length - 1, truncate=truncate)
-    ids = tokenizer.encode(prompt) or [tokenizer.end_id]
+    ids = tokenizer.encode(prompt) or [end_mark(tokenizer)]
     return fit(model, ids, keep=keep, truncate=truncate)
 
 

@@ -35,6 +35,14 @@ def _overlap(text: str, stop: str) -> int:
     return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)
 
 
+def added_bytes(tokenizer: Any, token: int, *, opens: bool) -> bytes:
+    """The bytes that a token adds to a text; where it opens one, without a space put before words."""
+    data = tokenizer.token_bytes(token)
+    if opens and data.startswith(b" ") and not tokenizer.decode([token]).startswith(" "):
+        return data[1:]
+    return data
+
+
 @dataclass(frozen=True)
 class IdsOnly:
     """Stands in for a tokenizer where ids matter and text does not: a benchmark, a model that has no tokenizer."""
@@ -65,6 +73,7 @@ class Writer:
     stream: TextStream
     max_new_tokens: int
     room: int  # tokens that the context still holds
+    opens: bool = False  # the text is not the continuation of a prompt
     parts: list[str] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -75,7 +84,8 @@ class Writer:
         self.ids.append(token)
         self.logprobs.append(logprob)
         ended = last or token == self.tokenizer.end_id
-        data = b"" if token == self.tokenizer.end_id else self.tokenizer.token_bytes(token)
+        opens = self.opens and len(self.ids) == 1
+        data = b"" if token == self.tokenizer.end_id else added_bytes(self.tokenizer, token, opens=opens)
         long = len(self.ids) >= self.max_new_tokens
         full = len(self.ids) >= self.room
         text = self.stream.push(data, final=ended or long or full)

@@ -28,7 +28,7 @@ from bedplate.nn.position import restarting_positions
 from bedplate.nn.retention import Decay, power_decays, retain, spread_decays
 from bedplate.nn.retention_state import RetentionState
 from bedplate.weights.checkpoint import Checkpoint, Setting
-from bedplate.weights.rules import Rename, Where
+from bedplate.weights.rules import Computed, Rename, Where
 
 MLPS: dict[str, Any] = {
     "gelu": partial(MLP, activation=F.gelu),  # the paper's
@@ -282,10 +282,12 @@ class _Numbers(Setting):
         return None if value is None else tuple(value)
 
 
-def _buffers(config: Config) -> dict[str, Tensor]:
-    angles = frequencies(config.dim // config.num_heads).repeat_interleave(2)
-    logs = Decay.of(config.gammas, device=torch.device("cpu")).logs
-    return {"retnet_rel_pos.angle": angles.float(), "retnet_rel_pos.decay": logs.float()}
+def _angles(config: Config) -> Tensor:
+    return frequencies(config.dim // config.num_heads).repeat_interleave(2).float()
+
+
+def _logs(config: Config) -> Tensor:
+    return Decay.of(config.gammas, device=torch.device("cpu")).logs.float()
 
 
 HF = Checkpoint(  # torchscale's names; config.json holds the arguments of its RetNetConfig
@@ -334,7 +336,8 @@ HF = Checkpoint(  # torchscale's names; config.json holds the arguments of its R
               lambda config: config.mlp == "gelu"),
         Rename("layer_norm.weight", "final_norm.weight"),
         Rename("output_projection.weight", "head.weight"),
+        Computed("retnet_rel_pos.angle", _angles),
+        Computed("retnet_rel_pos.decay", _logs),
     ),
     tied={"output_projection.weight": "embed_tokens.weight"},
-    constants=_buffers,
 )  # fmt: skip

@@ -195,11 +195,8 @@ class T5(nn.Module):
     ) -> Float[Tensor, "batch source dim"]:
         """What the decoder reads from. `mask` is False at padding."""
         self._check_length(source.shape[1])
-        positions = torch.arange(source.shape[1], device=source.device)
         x = self.dropout(self.token_embedding(source))
-        bias = self.encoder_bias(positions[None], positions).to(x.dtype)
-        if mask is not None:
-            bias = bias.masked_fill(~mask[:, None, None], -torch.inf)
+        bias = self.source_bias(source.shape[1], mask=mask)
         for block in self.encoder:
             x = block(x, bias=bias)
         return self.dropout(self.encoder_norm(x))
@@ -216,15 +213,24 @@ class T5(nn.Module):
         held = max(state[0].lengths) if state else 0
         self._check_length(held + ids.shape[1])
         keys = torch.arange(held + ids.shape[1], device=ids.device)
-        positions = state[0].next_positions(ids.shape[1]) if state else keys[None]
+        bias = self.own_bias(state[0].next_positions(ids.shape[1]) if state else keys[None], keys)
         x = self.dropout(self.token_embedding(ids))
-        bias = self.decoder_bias(positions, keys).to(x.dtype)
-        bias = bias.masked_fill(keys > positions[:, None, :, None], -torch.inf)
         memory_bias = None if mask is None else mask[:, None, None]
         for layer, block in enumerate(self.decoder):
             x = block(x, bias=bias, memory=memory, memory_bias=memory_bias, state=state[layer] if state else None)
         x = self.dropout(self.final_norm(x))
         return x * self.config.dim**-0.5 if self.config.scale_output else x
+
+    def source_bias(self, length: int, *, mask: Bool[Tensor, "batch source"] | None) -> Bias:
+        """Of the encoder: distances on both sides, and no look at padding."""
+        positions = torch.arange(length, device=self.token_embedding.weight.device)
+        bias = self.encoder_bias(positions[None], positions).to(self.token_embedding.weight.dtype)
+        return bias if mask is None else bias.masked_fill(~mask[:, None, None], -torch.inf)
+
+    def own_bias(self, queries: Int[Tensor, "#batch query"], keys: Int[Tensor, " key"]) -> Bias:
+        """Of the decoder: distances to tokens before."""
+        bias = self.decoder_bias(queries, keys).to(self.token_embedding.weight.dtype)
+        return bias.masked_fill(keys > queries[:, None, :, None], -torch.inf)
 
     def logits(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:
         """Scores of every token of the vocabulary to come next."""

@@ -93,7 +93,7 @@ def _blocks(
 def _attend_alibi(
     query: Heads, key: KeyHeads, value: KeyHeads, *, bias: Alibi, scale: float | None, dropout: float
 ) -> Heads:
-    """Slope times key position is one more product in each score, so that the causal kernel needs no matrix."""
+    """Slope times key position is one more product in each score, so that the kernel needs no matrix of biases."""
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     slopes, positions = bias.factors(key.shape[2], scale=scale, like=key)
     query = torch.cat((query, slopes[None, :, None].expand(len(query), -1, query.shape[2], -1)), dim=-1)
@@ -101,4 +101,5 @@ def _attend_alibi(
     width, rest = value.shape[-1], -query.shape[-1] % 16
     query, key = (F.pad(part, (0, rest)) for part in (query, key))
     value = F.pad(value, (0, query.shape[-1] - width))  # the kernel wants equal widths
-    return attend(query, key, value, bias=Causal(), scale=scale, dropout=dropout)[..., :width]
+    seen = Causal() if bias.seen is None else bias.seen
+    return attend(query, key, value, bias=seen, scale=scale, dropout=dropout)[..., :width]

@@ -30,16 +30,20 @@ CAUSAL = Causal()
 class Alibi:
     """Causal, and a score falls with the distance to the key by each head's slope: attention with linear biases (Press,
     Smith and Lewis 2022, arXiv 2108.12409, section 3). Kept symbolic, as `Causal` is.
+
+    `seen` says which keys a query may look at, where that is less than all up to itself: packed documents.
     """
 
     slopes: Float[Tensor, " heads"]
+    seen: Bool[Tensor, "batch 1 length length"] | None = None
 
-    def dense(self, query: int, key: int, device: torch.device) -> Float[Tensor, "1 heads query key"]:
-        """The same bias written out: slope * (key position - query position), -inf for later keys."""
+    def dense(self, query: int, key: int, device: torch.device) -> Float[Tensor, "#batch heads query key"]:
+        """The same bias written out: slope * (key position - query position), -inf for keys that are not seen."""
         places = torch.arange(key, device=device, dtype=self.slopes.dtype)
         distances = places - places[key - query :, None]
         bias = self.slopes.to(device)[:, None, None] * distances
-        return bias.masked_fill(~CAUSAL.dense(query, key, device), -torch.inf)[None]
+        seen = CAUSAL.dense(query, key, device)[None, None] if self.seen is None else self.seen
+        return torch.where(seen, bias, -torch.inf)
 
     def factors(
         self, keys: int, *, scale: float, like: Tensor
@@ -67,10 +71,16 @@ def alibi_slopes(num_heads: int) -> Float[Tensor, " heads"]:
     return torch.cat((first, between[: num_heads - power]))
 
 
-def within_documents(documents: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch 1 length length"]:
+def within_documents(
+    documents: Int[Tensor, "batch length"], *, causal: Causal = CAUSAL
+) -> Bool[Tensor, "batch 1 length length"]:
     """Causal bias for packed rows: a token sees itself and earlier tokens of its own document only."""
-    same = documents[:, :, None] == documents[:, None, :]
-    return (same & CAUSAL.dense(documents.shape[1], documents.shape[1], documents.device))[:, None]
+    return same_document(documents) & causal.dense(documents.shape[1], documents.shape[1], documents.device)
+
+
+def same_document(documents: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch 1 length length"]:
+    """Bias of packed rows whose tokens see both sides: a token sees all tokens of its own document and no others."""
+    return (documents[:, :, None] == documents[:, None, :])[:, None]
 
 
 def restarting_positions(documents: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
@@ -85,9 +95,17 @@ def rotary(
     positions: Int[Tensor, "batch length"], head_dim: int, *, base: float = 10000.0
 ) -> tuple[Float[Tensor, "batch 1 length half"], Float[Tensor, "batch 1 length half"]]:
     """Cosines and sines of rotary position embedding (Su et al. 2021, arXiv 2104.09864, eq. 34), in float64."""
-    frequencies = base ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float64) / head_dim)
+    return turns(
+        positions, base ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float64) / head_dim)
+    )
+
+
+def turns(
+    positions: Int[Tensor, "batch length"], frequencies: Float[Tensor, " half"], *, gain: float = 1.0
+) -> tuple[Float[Tensor, "batch 1 length half"], Float[Tensor, "batch 1 length half"]]:
+    """`gain` times cosines and sines of the angle position * frequency, in the format of the frequencies."""
     angles = positions[:, None, :, None] * frequencies
-    return angles.cos(), angles.sin()
+    return angles.cos() * gain, angles.sin() * gain
 
 
 def rotate(

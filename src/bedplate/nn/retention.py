@@ -1,11 +1,11 @@
-"""Retention (Sun et al. 2023, arXiv 2307.08621, section 2.1): each token reads from a sum of all tokens so far that fades.
+"""Retention (Sun et al. 2023, arXiv 2307.08621, section 2.1): each token reads from a fading sum of all tokens so far.
 
     out[n] = sum over m <= n of gamma^(n - m) (query[n] . key[m]) value[m]
 
 One function in four forms, which tests equate: the parallel form multiplies with a matrix of decays as attention does
 with its bias; the recurrent one carries the sum from token to token; the chunkwise one is parallel within chunks and
-carries the sum from chunk to chunk, so that its cost grows with the length and not with its square; and the plain one is
-the formula. What is held of a sequence is the sum alone, whatever its length.
+carries the sum from chunk to chunk, so that its cost grows with the length and not with its square; and the plain one
+is the formula. What is held of a sequence is the sum alone, whatever its length.
 """
 
 import math
@@ -133,8 +133,9 @@ def retain_chunkwise(
     whole = length - length % chunk
     for start, stop, size in ((0, whole, chunk), (whole, length, length - whole)):
         if start < stop:
-            parts = (part[:, :, start:stop].unflatten(2, (-1, size)) for part in (query, key, value))
-            mixed, sums = _retain_chunks(*parts, decay.factors(start, stop, size, query.dtype), sums)
+            parts = [part[:, :, start:stop].unflatten(2, (-1, size)) for part in (query, key, value)]
+            factors = decay.factors(start, stop, size, query.dtype)
+            mixed, sums = _retain_chunks(*parts, factors=factors, sums=sums)
             found.append(mixed)
     return torch.cat(found, dim=2), sums
 
@@ -143,6 +144,7 @@ def _retain_chunks(
     query: Float[Tensor, "batch heads chunks size key_dim"],
     key: Float[Tensor, "batch heads chunks size key_dim"],
     value: Float[Tensor, "batch heads chunks size value_dim"],
+    *,
     factors: Factors,
     sums: Sums,
 ) -> tuple[Values, Sums]:

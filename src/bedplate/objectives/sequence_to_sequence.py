@@ -1,7 +1,6 @@
 """Learning to write a target from a source: translation (Sutskever et al. 2014; Vaswani et al. 2017), T5's tasks."""
 
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 from torch import nn
@@ -16,15 +15,12 @@ class SequenceToSequence:
     """Cross-entropy of each target token given the source and the target tokens before it, in nats."""
 
     label_smoothing: float = 0.0  # share of each target given to all tokens alike (Vaswani et al. 2017, section 5.4)
-    z_loss: float = 0.0  # weight of log^2 of the softmax's normalizer
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise UserError(
                 f"objective.label_smoothing is {self.label_smoothing}", fix="give a share from 0 to below 1"
             )
-        if not 0 <= self.z_loss < inf:
-            raise UserError(f"objective.z_loss is {self.z_loss}", fix="give a weight from 0 up, such as 1e-4")
 
     def loss(self, model: Any, batch: Batch, companion: nn.Module | None, step: int) -> Loss:
         """`batch`: source and mask [batch source], ids and targets [batch length]; padding of targets is -100."""
@@ -34,6 +30,6 @@ class SequenceToSequence:
         bias = getattr(model, "output_bias", None)
         total = linear_cross_entropy(
             features.flatten(0, 1), model.output_weight, targets.flatten(),
-            bias=None if bias is None else bias.flatten(), smoothing=self.label_smoothing, z=self.z_loss,
+            bias=None if bias is None else bias.flatten(), smoothing=self.label_smoothing,
         )  # fmt: skip
         return Loss(total=total, count=(targets != IGNORE).sum())

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from torch import nn
 
 from bedplate.data.generated_translation import Pair
 from bedplate.data.pairs import GENERATED, PairBatches, ParallelText, open_pairs
+from bedplate.data.tokenize import Tokenizer, load_tokenizer
 from bedplate.data.tokenize.byte_bpe import ByteBPE
+from bedplate.data.tokenize.tokenizer import end_mark, spelled_bytes
 from bedplate.errors import UserError
 from bedplate.evaluate.language import Likelihood
 from bedplate.evaluate.translation import bleu, translate
@@ -27,23 +30,21 @@ TRANSLATED = 500  # held-out sentences that are translated at the end
 class Pairs:
     """Which pairs. The joint vocabulary leaves the model's last id free: the decoder starts with it."""
 
-    source: str = GENERATED  # German and English of a small grammar; or a file of lines, also .gz
-    target: str = ""  # the file of their translations
-    held_out_source: str = ""  # empty: one pair in twenty is held out
-    held_out_target: str = ""
+    corpus: str = GENERATED  # German and English of a small grammar; or two files of lines: train.de,train.en, also .gz
+    held_out: str = ""  # two more files; empty: one pair in twenty is held out
     tokenizer: str = ""  # folder of a vocabulary; empty: trained on both sides
 
     @property
     def title(self) -> str:
         """In a few words."""
-        return "generated German and English sentences" if self.source == GENERATED else f"{self.source}, {self.target}"
+        return "generated German and English sentences" if self.corpus == GENERATED else self.corpus
 
-    def prepare(self, recipe: Any, *, tokenizer: ByteBPE | None = None) -> "PreparedPairs":
+    def prepare(self, recipe: Any, *, tokenizer: Tokenizer | None = None) -> "PreparedPairs":
         """Read the pairs, train or read the tokenizer, and cut batches."""
-        text = open_pairs(self.source, self.target, self.held_out_source, self.held_out_target)
+        text = open_pairs(self.corpus, self.held_out)
         size = recipe.model.vocab_size - 1
         if tokenizer is None and self.tokenizer:
-            tokenizer = ByteBPE.from_folder(self.tokenizer)
+            tokenizer = load_tokenizer(self.tokenizer)
         if tokenizer is None:
             both = chain.from_iterable((pair.source, pair.target) for pair in text.train)
             tokenizer = ByteBPE.train(both, vocab_size=size)
@@ -58,15 +59,13 @@ class Pairs:
 
     def resolved(self) -> "Pairs":
         """The same files, from whatever folder the run is resumed or repeated."""
-        names = ("source", "target", "held_out_source", "held_out_target", "tokenizer")
-        values = {name: getattr(self, name) for name in names}
-        return replace(
-            self,
-            **{
-                name: value if value in ("", GENERATED) else str(Path(value).expanduser().resolve())
-                for name, value in values.items()
-            },
-        )
+
+        def whole(names: str) -> str:
+            return ",".join(str(Path(name).expanduser().resolve()) for name in names.split(","))
+
+        values = {name: getattr(self, name) for name in ("corpus", "held_out", "tokenizer")}
+        found = {name: value if value in ("", GENERATED) else whole(value) for name, value in values.items()}
+        return replace(self, **found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,7 @@ class PreparedPairs:
     """Pairs that are read."""
 
     text: ParallelText
-    tokenizer: ByteBPE
+    tokenizer: Tokenizer
     source: PairBatches
     held_out: PairBatches
     best: str = HELD_OUT
@@ -104,13 +103,23 @@ class PreparedPairs:
 
     def likelihood(self, model: nn.Module, *, batches: int | None = None) -> Likelihood:
         """Of held-out targets given their sources."""
-        return likelihood_of_pairs(model, self.held_out, self.tokenizer, batches=batches)
+        return likelihood_of_pairs(model, self.held_out, self.tokenizer, batches=batches, share=self._text_share)
+
+    @cached_property
+    def _text_share(self) -> float:
+        """Bytes of the held-out targets for each byte that their tokens spell: 1 where no character is lost."""
+        targets = [self.text.held_out[number].target for number in self.held_out.kept.tolist()]
+        spelled = sum(spelled_bytes(self.tokenizer, ids) for ids in self.tokenizer.encode_batch(targets))
+        return sum(len(target.encode()) for target in targets) / max(1, spelled)
 
 
 def likelihood_of_pairs(
-    model: nn.Module, pairs: PairBatches, tokenizer: Any, *, batches: int | None = None
+    model: nn.Module, pairs: PairBatches, tokenizer: Any, *, batches: int | None = None, share: float = 1.0
 ) -> Likelihood:
-    """Of targets given their sources, end marks included; without smoothing."""
+    """Of targets given their sources, end marks included; without smoothing.
+
+    `share`: bytes of text for each byte that its tokens spell.
+    """
     device = next(model.parameters()).device
     nats, tokens, spelled = 0.0, 0, 0
     with evaluating(model), torch.inference_mode():
@@ -118,8 +127,8 @@ def likelihood_of_pairs(
             batch = {name: value.to(device) for name, value in batch.items()}
             loss = SequenceToSequence().loss(model, batch, None, 0)
             nats, tokens = nats + loss.total.item(), tokens + int(loss.count)
-            spelled += sum(len(tokenizer.token_bytes(each)) for each in _written(batch, tokenizer))
-    return Likelihood(nats=nats, tokens=tokens, bytes=spelled)
+            spelled += spelled_bytes(tokenizer, _written(batch, tokenizer))
+    return Likelihood(nats=nats, tokens=tokens, bytes=round(spelled * share))
 
 
 def _written(batch: dict[str, torch.Tensor], tokenizer: Any) -> list[int]:
@@ -127,7 +136,7 @@ def _written(batch: dict[str, torch.Tensor], tokenizer: Any) -> list[int]:
     return targets[(targets >= 0) & (targets != tokenizer.end_id)].tolist()
 
 
-def _batches(pairs: Sequence[Pair], tokenizer: ByteBPE, recipe: Any) -> PairBatches:
+def _batches(pairs: Sequence[Pair], tokenizer: Tokenizer, recipe: Any) -> PairBatches:
     return PairBatches(
         tokenizer.encode_batch([pair.source for pair in pairs]),
         tokenizer.encode_batch([pair.target for pair in pairs]),
@@ -135,5 +144,5 @@ def _batches(pairs: Sequence[Pair], tokenizer: ByteBPE, recipe: Any) -> PairBatc
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         start_id=recipe.model.start_id,
-        end_id=tokenizer.end_id,
+        end_id=end_mark(tokenizer),
     )

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from bedplate.adapt.start_from import start_from
 from bedplate.data.prefetch import Prefetched
-from bedplate.data.tokenize.byte_bpe import ByteBPE
+from bedplate.data.tokenize import Tokenizer, load_tokenizer
 from bedplate.errors import UserError
 from bedplate.files import write_json
-from bedplate.models import build
+from bedplate.models import build, from_pretrained
 from bedplate.recipes.recipe import Prepared, Recipe, find_recipe, settings_of
 from bedplate.train import ranks
 from bedplate.train.checkpoint import load_weights, newest_checkpoint
@@ -21,7 +22,7 @@ from bedplate.train.loop import Outcome, Settings, train
 from bedplate.train.memory import forget_peak, memory_now, memory_peak
 from bedplate.train.parallel import Parallel
 from bedplate.train.report import RESULT, USAGE
-from bedplate.train.run import check_no_run, held, new_run, read_run
+from bedplate.train.run import RECORD, check_no_run, held, new_run, read_run
 from bedplate.train.track import check_trackers, tracked
 
 RESUMABLE = ("micro_batch_size", "checkpoint_every", "evaluate_every")
@@ -45,7 +46,7 @@ def start(
     recipe = replace(recipe, data=recipe.data.resolved())
     prepared = ranks.leader_first(lambda: _begin(recipe, folder, skip_spikes=execution.get("skip_spikes", False)))
     if prepared is None:
-        prepared = recipe.data.prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
+        prepared = recipe.data.prepare(recipe, tokenizer=load_tokenizer(folder / "tokenizer"))
     return _train(recipe, prepared, folder, watch=watch, track=track, resume=False, **execution)
 
 
@@ -76,7 +77,7 @@ def resume(
         fix = f"leave it out (only {', '.join(RESUMABLE)} may change), or start a new run with --from {folder}"
         raise UserError(f"a resumed run keeps its {changed[0]}", fix=fix)
     recipe = find_recipe(record["recipe"], record["settings"] | dict(settings or {}))
-    prepared = recipe.data.prepare(recipe, tokenizer=ByteBPE.from_folder(folder / "tokenizer"))
+    prepared = recipe.data.prepare(recipe, tokenizer=load_tokenizer(folder / "tokenizer"))
     if record["data"]["corpus"]["sha256"] != prepared.record()["corpus"]["sha256"]:
         cause = f"the text {recipe.data.corpus!r} has changed since {folder} began"
         raise UserError(cause, fix="restore the text (or the Python version of a built-in one), or start a new run")
@@ -85,14 +86,24 @@ def resume(
     return _train(recipe, prepared, folder, watch=watch, track=track, resume=begun, **execution)
 
 
-def load_run(folder: Path) -> tuple[nn.Module, ByteBPE]:
+def load_run(folder: Path) -> tuple[nn.Module, Tokenizer]:
     """The model at a run's newest good checkpoint (its averaged weights, where it kept them), and its tokenizer."""
     record = read_run(folder)
     checkpoint = newest_checkpoint(folder)
     recipe = find_recipe(record["recipe"], record["settings"])
     model = build(recipe.model)
     load_weights(checkpoint, model, averaged=recipe.average > 0)
-    return model.eval(), ByteBPE.from_folder(folder / "tokenizer")
+    return model.eval(), load_tokenizer(folder / "tokenizer")
+
+
+def open_start(start: str) -> tuple[nn.Module, Tokenizer]:
+    """The model that training begins from, and its tokenizer: of a run, or of a folder in Hugging Face layout."""
+    folder = Path(start).expanduser()
+    if (folder / RECORD).exists():
+        return load_run(folder)
+    if not (folder / "config.json").exists():
+        raise UserError(f"{start} is neither a run nor a model", fix="name the folder of one, with data.start=FOLDER")
+    return from_pretrained(folder), load_tokenizer(folder)
 
 
 def _train(
@@ -109,6 +120,8 @@ def _train(
     forget_peak()
     torch.manual_seed(recipe.seed)
     model = build(recipe.model)
+    if not resume and getattr(recipe.data, "start", ""):
+        start_from(model, open_start(recipe.data.start)[0])
     if not (ranks.world_size() > 1 and execution.get("parallel", Parallel()).strategy == "fsdp"):
         model.to(ranks.device())  # otherwise each block goes there as it is sharded: the whole may not fit
     settings = Settings(

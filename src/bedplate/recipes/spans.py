@@ -9,6 +9,7 @@ from torch import nn
 from bedplate.data.shards import cached
 from bedplate.data.span_corruption import CorruptedWindows, Spans
 from bedplate.data.text import Corpus, open_corpus
+from bedplate.data.tokenize import Tokenizer, load_tokenizer
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
 from bedplate.evaluate.language import Likelihood
@@ -41,12 +42,12 @@ class HiddenSpans:
         text = Text(corpus=self.corpus, tokenizer=self.tokenizer).resolved()
         return replace(self, corpus=text.corpus, tokenizer=text.tokenizer)
 
-    def prepare(self, recipe: Any, *, tokenizer: ByteBPE | None = None) -> "PreparedSpans":
+    def prepare(self, recipe: Any, *, tokenizer: Tokenizer | None = None) -> "PreparedSpans":
         """Read the text, train or read the tokenizer, and cut windows."""
         corpus = open_corpus(self.corpus)
         size, spans = recipe.model.start_id, Spans(density=self.density, mean=self.mean_span)
         if tokenizer is None and self.tokenizer:
-            tokenizer = ByteBPE.from_folder(self.tokenizer)
+            tokenizer = load_tokenizer(self.tokenizer)
         if tokenizer is None:
             tokenizer = ByteBPE.train((document.text for document in corpus.train), vocab_size=size)
         length = recipe.model.context_length
@@ -72,7 +73,7 @@ class PreparedSpans:
     """Text that is read."""
 
     corpus: Corpus
-    tokenizer: ByteBPE
+    tokenizer: Tokenizer
     source: CorruptedWindows
     held_out: CorruptedWindows
     best: str = field(default=HELD_OUT)
@@ -104,4 +105,5 @@ class PreparedSpans:
                 loss = SequenceToSequence().loss(model, batch, None, 0)
                 nats, tokens = nats + loss.total.item(), tokens + int(loss.count)
                 spelled += int(batch["bytes"].sum())
-        return Likelihood(nats=nats, tokens=tokens, bytes=spelled)
+        text, all_spelled = self.held_out.shards.text_bytes
+        return Likelihood(nats=nats, tokens=tokens, bytes=spelled * text // max(1, all_spelled))

@@ -22,7 +22,7 @@ def pydocs() -> Recipe:
             scale_output=False, dropout=0.0,
         ),
         data=HiddenSpans(),
-        objective=SequenceToSequence(z_loss=1e-4),  # the released code's
+        objective=SequenceToSequence(),
         optimizer=AdamW(lr=5e-3, betas=(0.9, 0.98), weight_decay=0.0),  # for Adafactor
         schedule=InverseSquareRoot(warmup_steps=100),  # section 3.1.2
         steps=800,

@@ -13,6 +13,7 @@ from bedplate.data.mixture import Mixture, Share, joint_receipt, read_shares
 from bedplate.data.shards import MANIFEST, TokenShards, cached, open_sides
 from bedplate.data.source import TokenWindows, sequential_windows
 from bedplate.data.text import BUILT_IN, Corpus, open_corpus
+from bedplate.data.tokenize import Tokenizer, load_tokenizer
 from bedplate.data.tokenize.byte_bpe import ByteBPE
 from bedplate.errors import UserError
 from bedplate.evaluate.language import Likelihood, likelihood
@@ -34,7 +35,7 @@ class Text:
         """In a few words."""
         return self.corpus
 
-    def prepare(self, recipe: Any, *, tokenizer: ByteBPE | None = None) -> "PreparedText":
+    def prepare(self, recipe: Any, *, tokenizer: Tokenizer | None = None) -> "PreparedText":
         """Read the text, train or read the tokenizer, and cut windows; token shards are opened as they are."""
         return prepare(recipe, tokenizer=tokenizer)
 
@@ -79,7 +80,7 @@ class PreparedText:
     """What a recipe stands for once its text is read."""
 
     parts: tuple[Part, ...]
-    tokenizer: ByteBPE
+    tokenizer: Tokenizer
     source: TokenWindows | Mixture
     best: str = HELD_OUT
 
@@ -117,7 +118,7 @@ class PreparedText:
         return result | (by_part if len(measured) > 1 else {})
 
 
-def prepare(recipe: Any, *, tokenizer: ByteBPE | None = None) -> PreparedText:
+def prepare(recipe: Any, *, tokenizer: Tokenizer | None = None) -> PreparedText:
     """What the recipe's `Text` stands for."""
     shares = read_shares(recipe.data.corpus)
     corpora = [None if _is_shards(share.corpus) else open_corpus(share.corpus) for share in shares]
@@ -135,7 +136,7 @@ def _is_shards(corpus: str) -> bool:
     return (Path(corpus).expanduser() / "train" / MANIFEST).exists()
 
 
-def _part(recipe: Any, share: Share, corpus: Corpus | None, tokenizer: ByteBPE) -> Part:
+def _part(recipe: Any, share: Share, corpus: Corpus | None, tokenizer: Tokenizer) -> Part:
     if corpus is None:
         train_shards, held_out = open_sides(Path(share.corpus).expanduser())
         receipt = train_shards.manifest["corpus"] or _receipt_of(Path(share.corpus), train_shards, held_out)
@@ -171,7 +172,7 @@ def _receipt_of(folder: Path, *sides: TokenShards) -> dict[str, Any]:
     }
 
 
-def _tokenizer_for(recipe: Any, corpora: Sequence[Corpus]) -> ByteBPE:
+def _tokenizer_for(recipe: Any, corpora: Sequence[Corpus]) -> Tokenizer:
     size = recipe.model.vocab_size
     if not recipe.data.tokenizer:
         if not corpora:
@@ -179,7 +180,7 @@ def _tokenizer_for(recipe: Any, corpora: Sequence[Corpus]) -> ByteBPE:
             raise UserError(cause, fix="give its folder: data.tokenizer=FOLDER")
         texts = (document.text for corpus in corpora for document in corpus.train)
         return ByteBPE.train(texts, vocab_size=size)
-    tokenizer = ByteBPE.from_folder(recipe.data.tokenizer)
+    tokenizer = load_tokenizer(recipe.data.tokenizer)
     if tokenizer.vocab_size > size:
         cause = f"the vocabulary in {recipe.data.tokenizer} has {tokenizer.vocab_size} tokens, the model {size}"
         raise UserError(cause, fix=f"set model.vocab_size={tokenizer.vocab_size}")

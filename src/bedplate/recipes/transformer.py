@@ -31,12 +31,12 @@ def quickstart() -> Recipe:
 
 
 def multi30k() -> Recipe:
-    """Half an hour on two cores: captions of images, such as Multi30k's; name your files with data.source and so on."""
+    """Half an hour on two cores: captions of images, such as Multi30k's; name your files with data.corpus=DE,EN."""
     recipe = quickstart()
     model = replace(
         recipe.model, vocab_size=4001, start_id=4000, dim=128, num_layers=3, num_decoder_layers=3, mlp_dim=512
     )
-    data = Pairs(source="train.de", target="train.en")
+    data = Pairs(corpus="train.de,train.en")
     schedule = InverseSquareRoot(warmup_steps=400)
     return replace(recipe, name="transformer.multi30k", model=model, data=data, schedule=schedule, steps=1362)
 
@@ -47,7 +47,7 @@ def base() -> Recipe:
         quickstart(),
         name="transformer.base",
         model=Config(start_id=36999),
-        data=Pairs(source="train.de", target="train.en"),
+        data=Pairs(corpus="train.de,train.en"),
         optimizer=AdamW(lr=7e-4, betas=(0.9, 0.98), weight_decay=0.0, clip=10.0),  # 512^-0.5 * 4000^-0.5
         schedule=InverseSquareRoot(warmup_steps=4000),
         steps=100_000,

@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from bedplate import __version__
+from bedplate.data.tokenize.tokenizer import end_mark
 from bedplate.errors import UserError
 from bedplate.generate.chat import ChatTemplate
 from bedplate.generate.prompt import evaluating, fit
@@ -157,7 +158,7 @@ class Service:
         inputs: list[Any] = [several] if several and isinstance(several[0], int) else list(several)
         if not inputs or len(inputs) > 64:
             raise ApiError(400, f"there are {len(inputs)} inputs: give 1 to 64", param="input")
-        ids = [tokenizer.encode(each) or [tokenizer.end_id] if isinstance(each, str) else each for each in inputs]
+        ids = [tokenizer.encode(each) or [end_mark(tokenizer)] if isinstance(each, str) else each for each in inputs]
         ids = [fit(model, each, keep=0, truncate=False) for each in ids]
         try:
             vectors = await worker.call(lambda: [_mean_features(model, each) for each in ids])

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bedplate.data.tokenize.tokenizer import end_mark
 from bedplate.errors import UserError
 from bedplate.generate.chat import PLAIN_STOPS, ChatTemplate
 from bedplate.generate.engine import Request, Token, Update
@@ -81,7 +82,7 @@ def begin(asked: Asked, worker: Worker, template: ChatTemplate, limits: Limits) 
         prompts, top = _several(asked.prompt), asked.logprobs or 0
         if asked.echo and asked.logprobs is not None:
             raise ApiError(400, "echo does not go with logprobs: leave one of them out", param="echo")
-    ids = [tokenizer.encode(each) or [tokenizer.end_id] if isinstance(each, str) else each for each in prompts]
+    ids = [tokenizer.encode(each) or [end_mark(tokenizer)] if isinstance(each, str) else each for each in prompts]
     fitted = []
     for prompt in ids:
         room = model.config.context_length - len(prompt)

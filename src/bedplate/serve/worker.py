@@ -48,7 +48,7 @@ class Worker:
 
     def _warm_up(self) -> None:
         """Two tokens, so that no client waits for kernels to be compiled or read from the disk."""
-        self._engine.submit(Request(prompt=[self.language_model.tokenizer.end_id], max_new_tokens=2))
+        self._engine.submit(Request(prompt=[max(0, self.language_model.tokenizer.end_id)], max_new_tokens=2))
         while self._engine.busy:
             self._engine.step()
 

@@ -6,7 +6,7 @@ Blocks are found as the children of ModuleLists, linear layers by the uniform na
 import functools
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from bedplate.errors import UserError, nearest
+from bedplate.nn.position import Alibi
 from bedplate.train import ranks
 
 STRATEGIES = {
@@ -175,4 +176,14 @@ def _split_layers(model: nn.Module) -> None:
             cause = f"{heads} heads cannot be split over {mesh.size()} ranks"
             raise UserError(cause, fix="choose a number of ranks that divides the number of heads")
         names = {name for name, _ in block.named_modules()}
+        if heads:
+            block.get_submodule("attention").register_forward_pre_hook(_own_slopes, with_kwargs=True)
         parallelize_module(block, mesh, {name: style for name, style in plan.items() if name in names})
+
+
+def _own_slopes(attention: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Linear biases have a slope for every head: this rank's heads get theirs."""
+    bias = options.get("bias")
+    if isinstance(bias, Alibi):
+        options = options | {"bias": replace(bias, slopes=bias.slopes.chunk(ranks.world_size())[ranks.rank()])}
+    return inputs, options

@@ -42,6 +42,9 @@ RESULTS = {  # what a run may have measured at its end
     "perplexity_per_token": ("perplexity per token, all held-out text", "{:.1f}"),
     "bleu": ("BLEU of held-out translations", "{:.1f}"),
     "accuracy": ("accuracy, all held-out items", "{:.1%}"),
+    "masked_perplexity": ("perplexity of hidden tokens, held out", "{:.1f}"),
+    "masked_accuracy": ("hidden tokens guessed, held out", "{:.1%}"),
+    "next_sentence_accuracy": ("second spans judged rightly, held out", "{:.1%}"),
 }
 PARTS = {"data": "#c2410c", "forward": "#4a6fb5", "backward": "#7c5cbf", "optimizer": "#2f8f6b", "other": "#98a2b3"}
 

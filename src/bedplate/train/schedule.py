@@ -59,6 +59,15 @@ class WarmupLinear(Constant):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WarmupTimesLinear(Constant):
+    """A straight line from the first step to 0 after the last, times the warm-up: fine-tuning in GPT-1's code."""
+
+    def factor(self, step: int, *, steps: int) -> float:
+        """Factor for the update made in `step` of `steps`."""
+        return super().factor(step, steps=steps) * (1 - step / steps)
+
+
+@dataclass(frozen=True, kw_only=True)
 class InverseSquareRoot(Constant):
     """Falls as 1 / sqrt(step) (Vaswani et al. 2017, section 5.3, eq. 3, relative to its peak)."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bedplate.errors import UserError
@@ -22,12 +23,14 @@ from bedplate.generate.prompt import reads_a_source
 from bedplate.generate.sample import Sampling
 from bedplate.generate.text import Generation, IdsOnly
 from bedplate.models import build, from_pretrained, save_pretrained, table_of
+from bedplate.objectives.objective import Objective
 from bedplate.train.checkpoint import TRAINING, list_checkpoints
 from bedplate.train.loop import Settings, accumulate, train
 from bedplate.train.optimizer import AdamW
 from bedplate.train.parallel import Work
+from bedplate.verify.reference import as_exact_as_weights
 from bedplate.verify.trace import Pairs, largest_error, recording
-from bedplate.verify.writing import as_decoder, objective_of, with_source
+from bedplate.verify.writing import FixedBatch, as_decoder, objective_of, with_source
 
 ROUNDING = 1e-10  # float64, relative to the largest value: some 10^5 units in the last place
 EQUAL_BITS = 0.0
@@ -58,9 +61,11 @@ class Contract:
 
 
 def verify(model: nn.Module, *, watch: Callable[[Row], None] = lambda row: None) -> list[Row]:
-    """Measure every contract on a causal language model, which is left as it was."""
+    """Measure every contract of its kind on a causal language model, which is left as it was."""
+    from bedplate.verify.encoders import ENCODER_CONTRACTS
+
     rows = []
-    for contract in CONTRACTS:
+    for contract in CONTRACTS if hasattr(model, "new_state") else ENCODER_CONTRACTS:
         rows.append(check(contract, model))
         watch(rows[-1])
     return rows
@@ -83,8 +88,8 @@ def check(contract: Contract, model: nn.Module) -> Row:
 
 def cached_equals_uncached(model: Any) -> Pairs:
     """One forward pass over a sequence = a prefill, a chunk and single tokens through the cache."""
-    model = as_decoder(_double(model))
-    ids = _random_ids(model, (2, min(24, _context(model))))
+    model = as_decoder(double(model))
+    ids = random_ids(model, (2, min(24, _context(model))))
     half = ids.shape[1] // 2
     with torch.no_grad(), recording(model) as whole:
         model(ids)
@@ -98,12 +103,12 @@ def cached_equals_uncached(model: Any) -> Pairs:
 
 def batched_equals_single(model: Any) -> Pairs:
     """Sequences of different lengths decoded together = each alone."""
-    model = as_decoder(_double(model))
+    model = as_decoder(double(model))
     new = 3
     lengths = torch.tensor([min(length, _context(model) - new) for length in (2, 11, 7)])
     if _context(model) < 6:
         raise NotApplicable("sequences of different lengths need a context of 6 tokens")
-    ids = _random_ids(model, (3, int(lengths.max()) + new))
+    ids = random_ids(model, (3, int(lengths.max()) + new))
     state = model.new_state(3, capacity=ids.shape[1])
     with torch.no_grad():
         _read_ragged(model, ids, lengths.tolist(), state)
@@ -142,7 +147,7 @@ def served_equals_alone(model: Any) -> Pairs:
     model = copy.deepcopy(model).float()
     new = min(6, _context(model) // 2)
     lengths = [min(length, _context(model) - new) for length in (5, 300, 1, 17, 140, 3)]
-    prompts = [_random_ids(model, (1, length))[0].tolist() for length in lengths]
+    prompts = [random_ids(model, (1, length))[0].tolist() for length in lengths]
     drawn = Sampling(temperature=1.0, top_p=0.9)
     samplings = [drawn, Sampling(temperature=0)] * 3
     requests = [
@@ -174,11 +179,11 @@ def packed_equals_unpacked(model: nn.Module) -> Pairs:
     """Documents packed into one row = each in a row of its own."""
     if reads_a_source(model):
         raise NotApplicable("pairs of source and target are not packed")
-    model = _double(model)
+    model = double(model)
     if _context(model) < 3:
         raise NotApplicable("three packed documents need a context of 3 tokens")
     lengths = [min(length, _context(model) // 3) for length in (9, 1, 5)]
-    ids = _random_ids(model, (1, sum(lengths)))
+    ids = random_ids(model, (1, sum(lengths)))
     documents = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None]
     with torch.no_grad(), recording(model) as packed:
         model(ids, documents=documents)
@@ -194,10 +199,15 @@ def packed_equals_unpacked(model: nn.Module) -> Pairs:
 
 def accumulated_equals_whole(model: nn.Module) -> Pairs:
     """Gradients of a batch computed row by row = at once, also when rows count different numbers of tokens."""
-    model = _double(model)
     batch = with_source(model, _random_batch(model, rows=4))
     batch["targets"][1, 2:] = -100
-    gradients = [_gradients(model, batch, micro_batch_size=size) for size in (1, 4)]
+    return accumulated_as_whole(model, objective_of(model), batch)
+
+
+def accumulated_as_whole(model: nn.Module, objective: Objective, batch: dict[str, Tensor]) -> Pairs:
+    """The same of any objective and batch of four rows."""
+    model = double(model)
+    gradients = [_gradients(model, objective, batch, micro_batch_size=size) for size in (1, 4)]
     return [(f"gradient of {name}", gradients[0][name], value) for name, value in gradients[1].items()]
 
 
@@ -220,17 +230,17 @@ def equals_reference(model: Any) -> Pairs:
     disable_progress_bar()
     if table_of(model).model_type not in CONFIG_MAPPING:
         raise NotApplicable("transformers has no such model")
-    model = _double(model)
-    ids = _random_ids(model, (2, min(24, _context(model))))
+    model = double(model)
+    ids = random_ids(model, (2, min(24, _context(model))))
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(model, Path(folder), end_id=0)
         library = AutoModelForSeq2SeqLM if reads_a_source(model) else AutoModelForCausalLM
-        reference = library.from_pretrained(folder, dtype=torch.float64).eval()
+        reference = as_exact_as_weights(library.from_pretrained(folder, dtype=torch.float64).eval())
     if reads_a_source(model):
         source = ids.flip(1)
         ours, theirs = model(source, ids), reference(input_ids=source, decoder_input_ids=ids).logits
     else:
-        ours, theirs = model(ids), reference(ids).logits
+        ours, theirs = model(ids), reference(ids, attention_mask=torch.ones_like(ids)).logits
     (ours.logsumexp(-1).sum()).backward()
     (theirs.logsumexp(-1).sum()).backward()
     gradient = model.token_embedding.weight.grad
@@ -239,18 +249,24 @@ def equals_reference(model: Any) -> Pairs:
 
 def resumed_equals_uninterrupted(model: nn.Module) -> Pairs:
     """Training stopped and resumed from its checkpoint = never stopped: weights and optimizer, bit for bit."""
+    batch = with_source(model, _random_batch(model, rows=2))
+    return resumed_as_uninterrupted(model, objective_of(model), batch, dims=1)
+
+
+def resumed_as_uninterrupted(model: nn.Module, objective: Objective, batch: dict[str, Tensor], *, dims: int) -> Pairs:
+    """The same of any objective and batch, which each step turns along `dims`."""
     settings = Settings(steps=4, micro_batch_size=2, optimizer=AdamW(lr=1e-3), checkpoint_every=2)
-    source, objective = _FixedBatch(with_source(model, _random_batch(model, rows=2))), objective_of(model)
+    source = FixedBatch(batch, dims)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         straight = copy.deepcopy(model).float().requires_grad_(True)
         train(straight, source, objective, settings=settings, folder=folder)
         last = list_checkpoints(folder)[-1]
-        expected = _read(last / TRAINING)
+        expected = load_file(last / TRAINING)
         last.rename(folder / "kept")
         resumed = build(model.config)
         train(resumed, source, objective, settings=settings, folder=folder, resume=True)
-        actual = _read(list_checkpoints(folder)[-1] / TRAINING)
+        actual = load_file(list_checkpoints(folder)[-1] / TRAINING)
     weights = resumed.state_dict()
     pairs: Pairs = [(name, weights[name], value) for name, value in straight.state_dict().items()]
     return pairs + [(f"optimizer {name}", actual[name], value) for name, value in expected.items()]
@@ -268,16 +284,8 @@ CONTRACTS = (
 )
 
 
-@dataclass(frozen=True)
-class _FixedBatch:
-    fixed: dict[str, Tensor]
-
-    def batch(self, step: int) -> dict[str, Tensor]:
-        """The same rows in an order that depends on the step, so that the position in the data matters."""
-        return {name: value.roll(step, dims=1) for name, value in self.fixed.items()}
-
-
-def _double(model: nn.Module) -> Any:
+def double(model: nn.Module) -> Any:
+    """A copy in float64 and in evaluation mode."""
     return copy.deepcopy(model).double().eval().requires_grad_(True)
 
 
@@ -285,22 +293,19 @@ def _context(model: Any) -> int:
     return model.config.context_length
 
 
-def _random_ids(model: Any, shape: tuple[int, int]) -> Tensor:
+def random_ids(model: Any, shape: tuple[int, int]) -> Tensor:
+    """The same ones every time."""
     return torch.randint(model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
 
 
 def _random_batch(model: nn.Module, *, rows: int) -> dict[str, Tensor]:
-    ids = _random_ids(model, (rows, min(16, _context(model)) + 1))
+    ids = random_ids(model, (rows, min(16, _context(model)) + 1))
     return {"ids": ids[:, :-1], "targets": ids[:, 1:].clone()}
 
 
-def _gradients(model: nn.Module, batch: dict[str, Tensor], *, micro_batch_size: int) -> dict[str, Tensor]:
+def _gradients(
+    model: nn.Module, objective: Objective, batch: dict[str, Tensor], *, micro_batch_size: int
+) -> dict[str, Tensor]:
     model.zero_grad()
-    sums = accumulate(Work(model), objective_of(model), batch, 0, Settings(steps=1, micro_batch_size=micro_batch_size))
+    sums = accumulate(Work(model), objective, batch, 0, Settings(steps=1, micro_batch_size=micro_batch_size))
     return {name: p.grad.clone() / sums["count"].item() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(path)

@@ -11,7 +11,7 @@ from bedplate.models import MODEL_TYPES, build, checkpoint_table
 
 SMALL = {
     "vocab_size": 199, "context_length": 64, "dim": 48, "num_layers": 3, "num_decoder_layers": 3, "num_heads": 3,
-    "mlp_dim": 192, "value_dim": 96,
+    "num_kv_heads": 1, "mlp_dim": 192, "value_dim": 96, "window": 9,
 }  # fmt: skip
 
 

@@ -18,8 +18,13 @@ class Trace:
     outputs: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def joined(self) -> dict[str, Tensor]:
-        """One tensor [batch, length, ...] per module."""
-        return {name: torch.cat(parts, dim=1) for name, parts in self.outputs.items()}
+        """One tensor [batch, length, ...] per module; without those that give something else, such as biases."""
+        joint = {name: parts for name, parts in self.outputs.items() if len({_rest(part) for part in parts}) == 1}
+        return {name: torch.cat(parts, dim=1) for name, parts in joint.items()}
+
+
+def _rest(part: Tensor) -> tuple[int, ...]:
+    return part.shape[:1] + part.shape[2:]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """An encoder-decoder model as the contracts of language models see it."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -56,3 +57,15 @@ def with_source(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     source = torch.randint(model.config.vocab_size, (rows, width), generator=torch.Generator().manual_seed(2))
     lengths = torch.arange(rows) % width + 1
     return batch | {"source": source, "mask": torch.arange(width) < lengths[:, None]}
+
+
+@dataclass(frozen=True)
+class FixedBatch:
+    """A source of one batch."""
+
+    fixed: dict[str, Tensor]
+    dims: int
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """The same rows in an order that depends on the step, so that the position in the data matters."""
+        return {name: value.roll(step, dims=self.dims) for name, value in self.fixed.items()}

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from bedplate.weights.files import (
     read_pickle,
     write_tensors,
 )
-from bedplate.weights.rules import Drop, Rule, SplitPerHead, Where, expand
+from bedplate.weights.rules import Computed, Drop, Rule, SplitPerHead, Where, expand
 
 # Keys of config.json that describe the file, the tokenizer or a run, and change nothing in what a model computes.
 DESCRIPTIVE = (
@@ -60,6 +60,7 @@ class Setting:
     theirs: str
     ours: str
     values: Mapping[str, str] | None = None
+    written: bool = True  # False: a name that older files have
 
     def load(self, value: Any) -> Any:
         """Their value as ours."""
@@ -74,6 +75,19 @@ class Setting:
     def save(self, value: Any) -> Any:
         """Our value as theirs."""
         return value if self.values is None else next(key for key, ours in self.values.items() if ours == value)
+
+
+@dataclass(frozen=True)
+class Labels(Setting):
+    """Their table of class names, of which we keep the number."""
+
+    def load(self, value: Any) -> Any:
+        """How many classes there are."""
+        return len(value) if isinstance(value, dict) else value
+
+    def save(self, value: Any) -> Any:
+        """The names that transformers gives where nobody chose others."""
+        return {str(number): f"LABEL_{number}" for number in range(value)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +107,11 @@ class Checkpoint:
         lambda values: {}
     )  # what missing keys mean, of the others
     ignore: tuple[str, ...] = ()
+    spelling: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict  # brings older and newer files to one form
     tied: Mapping[str, str] = field(default_factory=dict)  # may be in a file as a copy of the second name
     untie: str = ""  # their key that is taken for false when such a copy differs, whatever config.json says
     aliases: Mapping[str, str] = field(default_factory=dict)  # endings of names in old files, and today's
-    constants: Callable[[Any], Mapping[str, Tensor]] = lambda config: {}  # buffers that a configuration decides
+    mark: str = ""  # of two tables for one architecture: the tensor that files of this one hold
 
     def load(self, folder: Path, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False) -> nn.Module:
         """The model in a folder, in evaluation mode. Every mismatch of name, shape or type is a UserError."""
@@ -107,7 +122,7 @@ class Checkpoint:
         config = self.config_from(values, source=folder / "config.json")
         with torch.device("meta"):
             model = self.model(config)
-        expected = self.to_theirs(dict(model.state_dict()), config) | dict(self.constants(config))
+        expected = self.to_theirs(dict(model.state_dict()), config)
         theirs: MutableMapping[str, Tensor]
         safe = (folder / WHOLE).exists() or (folder / INDEX).exists()
         if allow_pickle and not safe and (folder / PICKLES[0]).exists():
@@ -116,14 +131,13 @@ class Checkpoint:
                 name: Entry(folder, tuple(tensor.shape), "F32" if tensor.is_floating_point() else str(tensor.dtype))
                 for name, tensor in tensors.items()
             }
-            names = self._check(found, expected, config, folder)
+            names = self._check(found, expected, folder)
             theirs = {names[name]: tensor for name, tensor in tensors.items() if name in names}
         else:
             found = list_tensors(folder)
-            names = self._check(found, expected, config, folder)
+            names = self._check(found, expected, folder)
             theirs = TensorsOnDemand({full: (name, found[name]) for name, full in names.items()}, dtype=dtype)
         self._untie(theirs, expected, folder)
-        _compare(theirs, self.constants(config), folder)
         model.load_state_dict(self.to_ours(theirs, config), assign=True)
         return model.eval().requires_grad_(True)
 
@@ -134,7 +148,7 @@ class Checkpoint:
             cause = f"{self.architecture}, as which this model would be saved, cannot have its configuration"
             raise UserError(cause, fix="save a model that differs from the published ones in sizes alone")
         tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-        tensors = self.to_theirs(tensors, model.config) | dict(self.constants(model.config))
+        tensors = self.to_theirs(tensors, model.config)
         dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
         write_tensors(tensors, folder)
         write_json(folder / "config.json", values | {"dtype": dtype} | dict(extra or {}))
@@ -157,18 +171,16 @@ class Checkpoint:
         return theirs
 
     def _rules(self, config: Any) -> list[Rule]:
-        """The rules for this configuration, those that split by head knowing how many there are."""
+        """The rules for this configuration, those that depend on its values knowing them."""
         rules = [rule for rule in self.weights if not isinstance(rule, Where) or rule.holds(config)]
-        return [
-            replace(rule, number=getattr(config, rule.heads)) if isinstance(rule, SplitPerHead) else rule
-            for rule in rules
-        ]
+        return [rule.of(config) if isinstance(rule, SplitPerHead | Computed) else rule for rule in rules]
 
     def config_from(self, values: Mapping[str, Any], *, source: Path | str = "config.json") -> Any:
         """Our configuration from the content of config.json; unknown keys and unsupported switches are errors."""
         ours: dict[str, Any] = {}
         known = {setting.theirs: setting for setting in self.settings}
         required = {**NEUTRAL, **self.accept, **self.require}
+        values = self.spelling(values)
         for key, value in {**self.absent(values), **values}.items():
             if key in known:
                 setting = known[key]
@@ -188,12 +200,11 @@ class Checkpoint:
     def config_to(self, config: Any) -> dict[str, Any]:
         """The content of config.json for our configuration."""
         head = {"model_type": self.model_type, "architectures": [self.architecture]}
-        settings = {setting.theirs: setting.save(getattr(config, setting.ours)) for setting in self.settings}
+        written = [setting for setting in self.settings if setting.written]
+        settings = {setting.theirs: setting.save(getattr(config, setting.ours)) for setting in written}
         return head | settings | dict(self.require)
 
-    def _check(
-        self, found: Mapping[str, Entry], expected: Mapping[str, Tensor], config: Any, folder: Path
-    ) -> dict[str, str]:
+    def _check(self, found: Mapping[str, Entry], expected: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
         """Compare a file's tensors with the model's; returns file name -> full name of those to read."""
         names = {}
         dropped = {name: torch.empty(0) for name in map(self._full_name, found)}
@@ -209,7 +220,10 @@ class Checkpoint:
                 target = expected.get(full, expected.get(self.tied.get(full, "")))
                 _check_entry(name, entry, target, folder, expected)
                 names[name] = full
-        if missing := sorted(set(expected) - set(names.values()) - set(self.constants(config))):
+        for copy, original in self.tied.items():  # where a file holds one of the two, it may be either
+            if original not in names.values() and copy in names.values() and copy not in expected:
+                names = {name: original if full == copy else full for name, full in names.items()}
+        if missing := sorted(set(expected) - set(names.values())):
             cause = f"{folder}: {len(missing)} tensor(s) missing, the first is {missing[0]!r}"
             raise UserError(cause, fix="the file does not belong to this config.json, or was cut; copy both again")
         return names
@@ -217,7 +231,7 @@ class Checkpoint:
     def _full_name(self, name: str) -> str:
         old = next((ending for ending in self.aliases if name.endswith(ending)), "")
         name = name.removesuffix(old) + self.aliases.get(old, "")
-        outside = {part for rule in self.weights for part in expand(rule.theirs) if not part.startswith(self.prefix)}
+        outside = {part for rule in self.weights for part in expand(rule.theirs)} | set(self.tied)
         return name if name.startswith(self.prefix) or name in outside else self.prefix + name
 
     def _copies_differ(self, folder: Path) -> bool:
@@ -249,13 +263,6 @@ def _check_entry(name: str, entry: Entry, target: Tensor | None, folder: Path, e
     if entry.dtype not in FLOATING:
         fix = f"only {', '.join(FLOATING)} weights are read; export the model unquantized"
         raise UserError(f"{folder}: {name!r} has type {entry.dtype}", fix=fix)
-
-
-def _compare(theirs: MutableMapping[str, Tensor], constants: Mapping[str, Tensor], folder: Path) -> None:
-    """Take out the buffers that a file holds; they must be what config.json says, up to the rounding of half precision."""
-    for name, expected in constants.items():
-        if name in theirs and not torch.allclose(theirs.pop(name).double(), expected.double(), rtol=1e-2, atol=1e-6):
-            raise UserError(f"{folder}: {name!r} is not what config.json says", fix="correct config.json")
 
 
 def _typed(config: type, setting: Setting, value: Any, source: Path | str) -> Any:

@@ -49,6 +49,11 @@ def list_tensors(folder: Path) -> dict[str, Entry]:
     return entries
 
 
+def tensor_names(folder: Path) -> list[str]:
+    """The names alone; none where there is no safetensors file."""
+    return list(list_tensors(folder)) if any((folder / name).exists() for name in (WHOLE, INDEX)) else []
+
+
 class TensorsOnDemand(MutableMapping[str, Tensor]):
     """Tensors of files under their full names, each read (and converted to `dtype`) when it is taken out.
 

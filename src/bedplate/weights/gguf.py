@@ -69,6 +69,8 @@ def _add_settings(writer: Any, settings: Mapping[str, Any], *, name: str, file_t
 
 def _add_vocabulary(writer: Any, tokenizer: Any, size: int, kinds: Any) -> None:
     """Tokens up to the model's size; ids that pad the model's vocabulary stand for nothing."""
+    if getattr(tokenizer, "vocabulary", None) is None or tokenizer.vocabulary.words.name != "GPT-2":
+        raise UserError("this tokenizer is not GPT-2's", fix="only GPT-2's can be exported to GGUF; use --format hf")
     special = tokenizer.vocabulary.special
     tokens = [tokenizer.tokens.get(id) for id in range(size)]
     types = [kinds.UNUSED if token is None else kinds.CONTROL if token in special else kinds.NORMAL for token in tokens]
@@ -77,8 +79,9 @@ def _add_vocabulary(writer: Any, tokenizer: Any, size: int, kinds: Any) -> None:
     writer.add_token_list([f"[PAD{id}]" if token is None else token for id, token in enumerate(tokens)])
     writer.add_token_types(types)
     writer.add_token_merges([f"{left} {right}" for left, right in tokenizer.vocabulary.merges])
-    writer.add_bos_token_id(tokenizer.end_id)
-    writer.add_eos_token_id(tokenizer.end_id)
+    if tokenizer.end_id >= 0:
+        writer.add_bos_token_id(tokenizer.end_id)
+        writer.add_eos_token_id(tokenizer.end_id)
     writer.add_add_bos_token(False)
 
 

@@ -6,11 +6,13 @@ Tensors are taken out of the mapping given, so that what is left over at the end
 
 import re
 from collections.abc import Callable, Iterator, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from bedplate.errors import UserError
 
 Taken = MutableMapping[str, Tensor]  # a rule takes out what it covers
 Named = Iterator[tuple[str, Tensor]]  # one by one, so that a model is never held twice
@@ -76,6 +78,10 @@ class SplitPerHead:
     ours: str
     heads: str  # the field of the configuration that counts them
     number: int = 0  # of heads, once a configuration is known
+
+    def of(self, config: Any) -> "SplitPerHead":
+        """The rule for models of this configuration."""
+        return replace(self, number=getattr(config, self.heads))
 
     def load(self, tensors: Taken) -> Named:
         names = expand(self.ours)
@@ -143,6 +149,34 @@ class Drop:
 
     def save(self, tensors: Taken) -> Named:
         return iter(())
+
+
+@dataclass(frozen=True, eq=False)
+class Computed:
+    """Theirs only: a buffer that a configuration decides. It is written, and a file that holds another one is refused."""
+
+    theirs: str
+    compute: Callable[[Any], Tensor]
+    value: Tensor | None = None  # once a configuration is known
+
+    def of(self, config: Any) -> "Computed":
+        """The rule for models of this configuration."""
+        return replace(self, value=self.compute(config))
+
+    def load(self, tensors: Taken) -> Named:
+        found, expected = tensors.pop(self.theirs).double(), self._value.double()
+        if not torch.allclose(found, expected, rtol=1e-2, atol=1e-6):  # files in half precision round it
+            raise UserError(f"{self.theirs} is not what config.json says", fix="correct config.json")
+        return iter(())
+
+    def save(self, tensors: Taken) -> Named:
+        yield self.theirs, self._value
+
+    @property
+    def _value(self) -> Tensor:
+        if self.value is None:
+            raise ValueError(f"{self.theirs} depends on a configuration")
+        return self.value
 
 
 def expand(pattern: str) -> list[str]:

@@ -22,20 +22,20 @@ def linear_cross_entropy_plain(
     targets: Int[Tensor, " rows"],
     *,
     bias: Float[Tensor, " vocab"] | None = None,
+    factors: Float[Tensor, " rows"] | None = None,
     smoothing: float = 0.0,
     z: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Sum of -log softmax(features weight^T + bias)[target] over the rows whose target is not `IGNORE`.
 
     `smoothing` gives that share of the target to all tokens alike (Szegedy et al. 2016, section 7); `z` adds z log^2 of
-    the softmax's normalizer (PaLM, section 5).
+    the softmax's normalizer (PaLM, section 5). `factors` multiply the loss of each row.
     """
     logits = F.linear(features, weight, bias)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    counted = logits[targets != IGNORE]
-    penalty = z * counted.logsumexp(dim=-1).square().sum()
-    options = {"ignore_index": IGNORE, "reduction": "sum", "label_smoothing": smoothing}
-    return F.cross_entropy(logits, targets, **options) + penalty
+    penalties = z * logits.logsumexp(dim=-1).square() * (targets != IGNORE)
+    losses = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none", label_smoothing=smoothing)
+    return ((losses + penalties) * (1 if factors is None else factors)).sum()
 
 
 def linear_cross_entropy(
@@ -44,20 +44,23 @@ def linear_cross_entropy(
     targets: Int[Tensor, " rows"],
     *,
     bias: Float[Tensor, " vocab"] | None = None,
+    factors: Float[Tensor, " rows"] | None = None,
     smoothing: float = 0.0,
     z: float = 0.0,
 ) -> Float[Tensor, ""]:
     """The same sum as `linear_cross_entropy_plain`, value and gradient, in memory for `ROWS` rows of logits."""
     if not torch.is_grad_enabled():
         features, weight, bias = features.detach(), weight.detach(), None if bias is None else bias.detach()
-    return _LinearCrossEntropy.apply(features, weight, bias, targets, smoothing, z)
+    factors = torch.ones(len(targets), device=features.device) if factors is None else factors
+    return _LinearCrossEntropy.apply(features, weight, bias, targets, factors, smoothing, z)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, smoothing: float, z: float
-    ) -> Tensor:
+        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None,
+        targets: Tensor, factors: Tensor, smoothing: float, z: float,
+    ) -> Tensor:  # fmt: skip
         device = features.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         needs_grad = any(ctx.needs_input_grad)
@@ -71,7 +74,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for start in range(0, len(features), ROWS):
                 rows = features[start : start + ROWS].to(dtype)
                 logits = F.linear(rows, small, offset).to(total.dtype)
-                total += _loss_then_gradient_in_place(logits, targets[start : start + ROWS], smoothing, z)
+                counted = targets[start : start + ROWS], factors[start : start + ROWS]
+                total += _loss_then_gradient_in_place(logits, *counted, smoothing, z)
                 if grad_features is not None and grad_weight is not None:
                     gradient = logits.to(dtype)
                     grad_features[start : start + ROWS] = gradient @ small
@@ -87,12 +91,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable  # the gradient was made in forward: a second derivative would miss its largest part
     def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
         gradients = (None if grad is None else grad * grad_total.to(grad.dtype) for grad in ctx.saved_tensors)
-        return *gradients, None, None, None
+        return *gradients, None, None, None, None
 
 
-def _loss_then_gradient_in_place(logits: Tensor, targets: Tensor, smoothing: float, z: float) -> Tensor:
+def _loss_then_gradient_in_place(
+    logits: Tensor, targets: Tensor, factors: Tensor, smoothing: float, z: float
+) -> Tensor:
     """Summed loss of the counted rows; `logits` becomes its gradient, zero in the rows that do not count."""
     counted = targets != IGNORE
+    factors = torch.where(counted, factors, 0).to(logits.dtype)
     index = torch.where(counted, targets, 0)[:, None]
     log_normalizer = logits.logsumexp(dim=-1, keepdim=True)
     losses = (log_normalizer - (1 - smoothing) * logits.gather(1, index)).squeeze(1)
@@ -105,8 +112,8 @@ def _loss_then_gradient_in_place(logits: Tensor, targets: Tensor, smoothing: flo
     if smoothing:
         logits.sub_(smoothing / logits.shape[-1])
     logits.scatter_add_(1, index, torch.full_like(losses, smoothing - 1)[:, None])
-    logits.mul_(counted[:, None])
-    return torch.where(counted, losses, 0).sum()
+    logits.mul_(factors[:, None])
+    return torch.where(counted, losses * factors, 0).sum()
 
 
 def _add_product(total: Tensor, gradient: Tensor, rows: Tensor) -> None:
