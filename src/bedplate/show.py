@@ -107,14 +107,16 @@ def _part(name: str) -> str:
 def _memory(model: Any, total: int) -> list[dict[str, Any]]:
     length = model.config.context_length
     with torch.device("meta"):
-        state = build(model.config).new_state(1, capacity=length) if hasattr(model, "new_state") else []
+        fresh: Any = build(model.config)
+        state = fresh.new_state(1, capacity=length) if hasattr(fresh, "new_state") else []
+    held = sum(layer.nbytes for layer in state)
     rows = [
         {"what": "weights, float32", "GB": 4 * total / 1e9},
         {"what": "weights, bfloat16", "GB": 2 * total / 1e9},
         {"what": "training without activations (weights, gradients, two moments), float32", "GB": 16 * total / 1e9},
         {
             "what": f"state of one full context ({length} tokens), float32",
-            "GB": sum(each.nbytes for each in state) / 1e9,
+            "GB": held / 1e9,
         },
     ]
     return rows if state else rows[:-1]

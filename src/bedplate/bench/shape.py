@@ -112,15 +112,16 @@ class Shape:
 
 
 def plannable(config: Any) -> bool:
-    """Whether a model of ours is a decoder alone, which is what plans know."""
+    """Whether a model of ours is a Transformer's decoder alone, which is what plans know."""
     needed = ("dim", "num_layers", "num_heads", "context_length", "tied")
-    return all(hasattr(config, name) for name in needed) and not hasattr(config, "num_decoder_layers")
+    other = ("num_decoder_layers", "value_dim")  # of an encoder beside it, of retention
+    return all(hasattr(config, name) for name in needed) and not any(hasattr(config, name) for name in other)
 
 
 def shape_of(config: Any) -> Shape:
     """The shape of a model of ours, from its Config. Raises UserError for what is no decoder alone."""
     if not plannable(config):
-        raise UserError("plans know language models that are a decoder alone", fix="name one, such as gpt2")
+        raise UserError("plans know Transformers that are a decoder alone", fix="name one, such as gpt2")
     rotary = hasattr(config, "rotary_base")  # such models of ours have gated MLPs, and no biases worth counting
     return Shape(
         config.dim,

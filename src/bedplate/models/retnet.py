@@ -36,6 +36,7 @@ MLPS: dict[str, Any] = {
     "gated gelu": partial(GatedMLP, activation=F.gelu),
     "gated relu": partial(GatedMLP, activation=F.relu),
 }
+DECAYS = {"powers": power_decays, "spread": spread_decays}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class Config:
     value_dim: int = 4096  # of all heads together
     mlp_dim: int = 4096
     mlp: str = "gelu"
-    decays: tuple[float, ...] | None = None  # gamma of each head; 1 - 2^(-5 - head)
+    decay: str = "powers"  # gamma of the heads: 1 - 2^(-5 - head), or "spread" as in the paper's experiments
     norm_eps: float = 1e-6
     dropout: float = 0.0
     scale_embedding: bool = False  # by sqrt(dim)
@@ -63,13 +64,9 @@ class Config:
         if self.dim % (2 * self.num_heads) or self.value_dim % self.num_heads:
             cause = f"dim {self.dim} and value_dim {self.value_dim} do not fit num_heads {self.num_heads}"
             raise UserError(cause, fix="each head takes an even part of dim, and an equal part of value_dim")
-        if self.decays is not None and not (
-            len(self.decays) == self.num_heads and all(0 < gamma < 1 for gamma in self.decays)
-        ):
-            cause = f"decays is {self.decays}"
-            raise UserError(cause, fix=f"give {self.num_heads} numbers between 0 and 1, one for each head, or none")
-        if self.mlp not in MLPS:
-            raise UserError(f"mlp {self.mlp!r} is unknown", fix=nearest(self.mlp, MLPS))
+        for name, known in (("mlp", MLPS), ("decay", DECAYS)):
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} {getattr(self, name)!r} is unknown", fix=nearest(getattr(self, name), known))
         if not self.norm_eps > 0:
             raise UserError(f"norm_eps is {self.norm_eps}", fix="give a number above 0")
         if not 0 <= self.dropout < 1:
@@ -78,7 +75,7 @@ class Config:
     @property
     def gammas(self) -> tuple[float, ...]:
         """What each head keeps from one token to the next."""
-        return power_decays(self.num_heads) if self.decays is None else self.decays
+        return DECAYS[self.decay](self.num_heads)
 
 
 class Places(NamedTuple):
@@ -232,10 +229,9 @@ class RetNet(nn.Module):
 
 def _paper(dim: int, num_layers: int) -> Config:
     """Heads of 256, values and MLP twice as wide as the model, decays of the experiments."""
-    heads = dim // 256
     return Config(
-        dim=dim, num_layers=num_layers, num_heads=heads, value_dim=2 * dim, mlp_dim=2 * dim,
-        decays=spread_decays(heads),
+        dim=dim, num_layers=num_layers, num_heads=dim // 256, value_dim=2 * dim, mlp_dim=2 * dim,
+        decay="spread",
     )  # fmt: skip
 
 
@@ -272,16 +268,6 @@ class _Opposite(Setting):
         return not value
 
 
-class _Numbers(Setting):
-    """A list of numbers, or null."""
-
-    def load(self, value: Any) -> Any:
-        """As a tuple."""
-        if value is not None and not (isinstance(value, list) and all(isinstance(each, float) for each in value)):
-            raise UserError(f"config.json: {self.theirs} is {value!r}", fix="it must be a list of numbers, or null")
-        return None if value is None else tuple(value)
-
-
 def _angles(config: Config) -> Tensor:
     return frequencies(config.dim // config.num_heads).repeat_interleave(2).float()
 
@@ -307,7 +293,7 @@ HF = Checkpoint(  # torchscale's names; config.json holds the arguments of its R
             "activation_fn", "mlp",
             values={"swish": "gated silu", "gelu": "gated gelu", "relu": "gated relu", "plain gelu": "gelu"},
         ),
-        _Numbers("retention_decays", "decays"),  # ours: torchscale knows one formula
+        Setting("retention_decay", "decay"),  # ours: torchscale knows "powers" alone
         Setting("layernorm_eps", "norm_eps"),
         Setting("dropout", "dropout"),
         _Opposite("no_scale_embedding", "scale_embedding"),

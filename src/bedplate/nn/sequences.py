@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import ClassVar, TypeVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
+Kind = TypeVar("Kind", bound="Sequences")
 
 
 class Sequences:
@@ -30,7 +32,7 @@ class Sequences:
         starts = torch.tensor(lengths[:1] if len(set(lengths)) == 1 else lengths, device=self._device)
         return starts[:, None] + torch.arange(new, device=self._device)
 
-    def view(self, rows: Sequence[int]) -> Self:
+    def view(self: Kind, rows: Sequence[int]) -> Kind:
         """These sequences alone, in the same memory: what is done to the view is done to them."""
         part = copy.copy(self)
         part.rows = [self.rows[row] for row in rows]

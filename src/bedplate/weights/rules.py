@@ -153,7 +153,7 @@ class Drop:
 
 @dataclass(frozen=True, eq=False)
 class Computed:
-    """Theirs only: a buffer that a configuration decides. It is written, and a file that holds another one is refused."""
+    """Theirs only: a buffer that a configuration decides. It is written; a file that holds another one is refused."""
 
     theirs: str
     compute: Callable[[Any], Tensor]
