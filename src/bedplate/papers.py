@@ -146,6 +146,8 @@ PAPERS = (
     Paper(
         row="D10", system="RetNet", sources=("Sun et al. 2023, arXiv 2307.08621",),
         works_when="three forms equal, flat decoding", peer="torchscale (dormant); fla needs Triton",
+        state="working", model="models.retnet", objective="objectives.next_token", recipes="recipes.retnet",
+        experiment="experiments.retnet", page="papers/retnet.md",
     ),
     Paper(
         row="D11", system="Transformer circuits", works_when="induction scores on an own model", peer="TransformerLens",

@@ -70,22 +70,18 @@ def test_other_decays_and_missing_buffers_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_copy_of_the_embedding_opens_and_another_matrix_is_refused(tmp_path: Path) -> None:
-    model = saved(Config(**SMALL), tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    save_file(
-        tensors | {"output_projection.weight": tensors["embed_tokens.weight"] + 0}, tmp_path / "model.safetensors"
-    )
+    model, path = saved(Config(**SMALL), tmp_path), tmp_path / "model.safetensors"
+    tensors, copy = load_file(path), "output_projection.weight"
+    save_file(tensors | {copy: tensors["embed_tokens.weight"] + 0}, path)
     assert torch.equal(from_pretrained(tmp_path).token_embedding.weight, model.token_embedding.weight)
-    save_file(
-        tensors | {"output_projection.weight": tensors["embed_tokens.weight"] + 1}, tmp_path / "model.safetensors"
-    )
+    save_file(tensors | {copy: tensors["embed_tokens.weight"] + 1}, path)
     with pytest.raises(UserError, match="differs"):
         from_pretrained(tmp_path)
 
 
 def test_missing_keys_mean_torchscales_defaults(tmp_path: Path) -> None:
-    config = HF.config_from({"model_type": "retnet", "vocab_size": 64000})
-    assert (config.dim, config.num_layers, config.num_heads, config.value_dim) == (768, 12, 3, 1280)
+    config = HF.config_from({"model_type": "retnet", "vocab_size": 64000, "decoder_retention_heads": 4})
+    assert (config.dim, config.num_layers, config.value_dim) == (768, 12, 1280)  # which its 3 heads do not divide
     assert (config.mlp, config.tied, config.decay) == ("gated gelu", False, "powers")
     saved(GATED, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["activation_fn"] == "gelu"

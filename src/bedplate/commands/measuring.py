@@ -80,14 +80,19 @@ def _bench_decoding(sizes: list[str], options: argparse.Namespace) -> list[dict[
 def _bench_models(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
     from bedplate.bench.model import Cell
     from bedplate.bench.model import bench as bench_model
+    from bedplate.bench.retention import bench as bench_retention
+    from bedplate.models import retnet
 
     cells = [
         Cell(size=size, precision=precision, batch=batch, length=options.length)
         for size in sizes
+        if size not in retnet.SIZES
         for precision in options.precision.split(",")
         for batch in options.batch
     ]
-    return [row for cell in cells for row in bench_model(cell, repeats=options.repeats)]
+    rows = [row for cell in cells for row in bench_model(cell, repeats=options.repeats)]
+    alone = [size for size in sizes if size in retnet.SIZES]  # transformers has none of them
+    return rows + [row for size in alone for row in bench_retention(size, repeats=options.repeats)]
 
 
 def _bench_training(sizes: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -156,7 +161,7 @@ def register(command: Command) -> None:
         "what",
         choices=("train", "decode", "model"),
         metavar="benchmark",
-        help="train; decode; model: a forward pass and a step of BERT, T5 or BLOOM, also without its biases",
+        help="train; decode; model: a pass and a step of BERT, T5, BLOOM, without its biases too; RetNet's other forms",
     )
     one.add_argument("--size", help="published sizes (default: gpt2, of model bert-base)")
     one.add_argument("--repeats", type=positive, default=5, metavar="N", help="measurements of each side (default: 5)")

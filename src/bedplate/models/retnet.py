@@ -108,6 +108,7 @@ class MultiScaleRetention(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.num_heads, self.norm_eps = config.num_heads, config.norm_eps
+        self.form = retain  # of a whole text, where no state is carried
         self.query = Linear(config.dim, config.dim, bias=False)
         self.key = Linear(config.dim, config.dim, bias=False)
         self.value = Linear(config.dim, config.value_dim, bias=False)
@@ -122,7 +123,7 @@ class MultiScaleRetention(nn.Module):
         cosine, sine, scale = (part.to(x.dtype) for part in places[:3])
         query = rotate_pairs(query, cosine, sine) * scale  # section 2.1
         key = rotate_pairs(key, cosine, sine)
-        form = retain if state is None else state.retain
+        form = self.form if state is None else state.retain
         mixed = form(query, key, value, decay=places.decay).transpose(1, 2)
         normed = F.rms_norm(mixed, mixed.shape[-1:], eps=self.norm_eps).flatten(2)  # section 2.2
         return self.out(each_alone(F.silu, gate) * normed)
@@ -242,11 +243,11 @@ def _released(dim: int, num_layers: int, width: int) -> Config:
     )
 
 
-SIZES = {  # parameters, with the vocabulary of GPT-2, since none was published:
-    "retnet-1.3b": _paper(2048, 24),  # 1,311,000,000
+SIZES = {  # with the vocabulary of GPT-2, since none was published; the first three are the paper's
+    "retnet-1.3b": _paper(2048, 24),
     "retnet-2.7b": _paper(2560, 32),
     "retnet-6.7b": _paper(4096, 32),
-    "retnet-base": _released(512, 6, 864),  # the released code's
+    "retnet-base": _released(512, 6, 864),
     "retnet-medium": _released(1024, 16, 1728),
     "retnet-xl": _released(2048, 24, 3456),
     "retnet-3b": _released(2560, 32, 4280),
