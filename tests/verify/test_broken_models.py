@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 import bedplate.verify.contracts as contracts
+import bedplate.verify.reference as reference
 from bedplate.models import gpt2
 from bedplate.models.gpt2 import GPT2, Config
 from bedplate.nn import cache, position
 from bedplate.nn.cache import KVCache
 from bedplate.train import checkpoint, loop
 from bedplate.verify import writing
-from bedplate.verify.contracts import CONTRACTS, NotApplicable, Row, check, verify
+from bedplate.verify.contracts import CONTRACTS, Row, check, verify
+from bedplate.verify.inputs import NotApplicable
 from bedplate.verify.trace import Trace, largest_error, recording, relative_error
 
 CONTRACT = {contract.name: contract for contract in CONTRACTS}
@@ -147,7 +149,8 @@ def saved_with(change: Callable[[dict[str, Tensor]], object], monkeypatch: Patch
         change(tensors)
         save_file(tensors, folder / "model.safetensors")
 
-    monkeypatch.setattr(contracts, "save_pretrained", save)
+    for module in (contracts, reference):
+        monkeypatch.setattr(module, "save_pretrained", save)
 
 
 BIAS = "transformer.h.1.mlp.c_fc.bias"
@@ -183,7 +186,8 @@ def test_a_config_that_says_something_else(model: GPT2, monkeypatch: Patch, key:
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {key: wrong[key]}))
 
-    monkeypatch.setattr(contracts, "save_pretrained", save)
+    for module in (contracts, reference):
+        monkeypatch.setattr(module, "save_pretrained", save)
     assert is_red(check(CONTRACT["reference"], model), "logits")
 
 

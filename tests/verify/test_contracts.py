@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import bedplate.verify.contracts as contracts
+import bedplate.verify.reference as reference
 from bedplate.models.gpt2 import GPT2, Config
 from bedplate.nn.cache import KVCache
 from bedplate.train import checkpoint
@@ -96,7 +97,8 @@ def test_a_table_that_swaps_query_and_key_is_found(model: GPT2, monkeypatch: pyt
         real(model, folder, **options)
         attention.query, attention.key = attention.key, attention.query
 
-    monkeypatch.setattr(contracts, "save_pretrained", swapped)
+    for module in (contracts, reference):
+        monkeypatch.setattr(module, "save_pretrained", swapped)
     found = row(name, model)
     # Swapping queries and keys of every head transposes the scores, which the causal mask then cuts differently.
     assert found.verdict == "fail" and found.detail
@@ -114,7 +116,7 @@ def test_an_optimizer_that_starts_anew_is_found(model: GPT2, monkeypatch: pytest
 
 
 def test_without_the_reference_library_the_row_does_not_apply(model: GPT2, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contracts.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(reference.importlib.util, "find_spec", lambda name: None)
     found = row("reference", model)
     assert (found.verdict, found.error) == ("not applicable", None) and "transformers" in found.detail
 

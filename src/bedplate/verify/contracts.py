@@ -5,7 +5,6 @@ mistake is far larger than rounding; contracts about files and resuming ask for 
 """
 
 import copy
-import importlib.util
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,13 +21,14 @@ from bedplate.generate.engine import Engine, Request
 from bedplate.generate.prompt import reads_a_source
 from bedplate.generate.sample import Sampling
 from bedplate.generate.text import Generation, IdsOnly
-from bedplate.models import build, from_pretrained, save_pretrained, table_of
+from bedplate.models import build, from_pretrained, save_pretrained
 from bedplate.objectives.objective import Objective
 from bedplate.train.checkpoint import TRAINING, list_checkpoints
 from bedplate.train.loop import Settings, accumulate, train
 from bedplate.train.optimizer import AdamW
 from bedplate.train.parallel import Work
-from bedplate.verify.reference import as_exact_as_weights
+from bedplate.verify.inputs import NotApplicable, context_of, double, random_batch, random_ids
+from bedplate.verify.reference import equals_reference
 from bedplate.verify.trace import Pairs, largest_error, recording
 from bedplate.verify.writing import FixedBatch, as_decoder, objective_of, with_source
 
@@ -45,10 +45,6 @@ class Row:
     bound: float | None
     verdict: str  # pass, fail, not applicable
     detail: str = ""  # the first tensor that differs, or why the contract does not apply
-
-
-class NotApplicable(Exception):
-    """The contract cannot be tried here; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +85,7 @@ def check(contract: Contract, model: nn.Module) -> Row:
 def cached_equals_uncached(model: Any) -> Pairs:
     """One forward pass over a sequence = a prefill, a chunk and single tokens through the cache."""
     model = as_decoder(double(model))
-    ids = random_ids(model, (2, min(24, _context(model))))
+    ids = random_ids(model, (2, min(24, context_of(model))))
     half = ids.shape[1] // 2
     with torch.no_grad(), recording(model) as whole:
         model(ids)
@@ -105,8 +101,8 @@ def batched_equals_single(model: Any) -> Pairs:
     """Sequences of different lengths decoded together = each alone."""
     model = as_decoder(double(model))
     new = 3
-    lengths = torch.tensor([min(length, _context(model) - new) for length in (2, 11, 7)])
-    if _context(model) < 6:
+    lengths = torch.tensor([min(length, context_of(model) - new) for length in (2, 11, 7)])
+    if context_of(model) < 6:
         raise NotApplicable("sequences of different lengths need a context of 6 tokens")
     ids = random_ids(model, (3, int(lengths.max()) + new))
     state = model.new_state(3, capacity=ids.shape[1])
@@ -142,11 +138,11 @@ def served_equals_alone(model: Any) -> Pairs:
     """Requests that join and leave an engine = each in an engine of its own: tokens and log-probabilities, in float32
     with the weights packed as for decoding, bit for bit.
     """
-    if _context(model) < 6:
+    if context_of(model) < 6:
         raise NotApplicable("requests that overlap need a context of 6 tokens")
     model = copy.deepcopy(model).float()
-    new = min(6, _context(model) // 2)
-    lengths = [min(length, _context(model) - new) for length in (5, 300, 1, 17, 140, 3)]
+    new = min(6, context_of(model) // 2)
+    lengths = [min(length, context_of(model) - new) for length in (5, 300, 1, 17, 140, 3)]
     prompts = [random_ids(model, (1, length))[0].tolist() for length in lengths]
     drawn = Sampling(temperature=1.0, top_p=0.9)
     samplings = [drawn, Sampling(temperature=0)] * 3
@@ -180,9 +176,9 @@ def packed_equals_unpacked(model: nn.Module) -> Pairs:
     if reads_a_source(model):
         raise NotApplicable("pairs of source and target are not packed")
     model = double(model)
-    if _context(model) < 3:
+    if context_of(model) < 3:
         raise NotApplicable("three packed documents need a context of 3 tokens")
-    lengths = [min(length, _context(model) // 3) for length in (9, 1, 5)]
+    lengths = [min(length, context_of(model) // 3) for length in (9, 1, 5)]
     ids = random_ids(model, (1, sum(lengths)))
     documents = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None]
     with torch.no_grad(), recording(model) as packed:
@@ -199,7 +195,7 @@ def packed_equals_unpacked(model: nn.Module) -> Pairs:
 
 def accumulated_equals_whole(model: nn.Module) -> Pairs:
     """Gradients of a batch computed row by row = at once, also when rows count different numbers of tokens."""
-    batch = with_source(model, _random_batch(model, rows=4))
+    batch = with_source(model, random_batch(model, rows=4))
     batch["targets"][1, 2:] = -100
     return accumulated_as_whole(model, objective_of(model), batch)
 
@@ -220,36 +216,9 @@ def loaded_equals_saved(model: nn.Module) -> Pairs:
         return [(name, loaded[name].double(), value.double()) for name, value in model.state_dict().items()]
 
 
-def equals_reference(model: Any) -> Pairs:
-    """Logits and input gradients of the exported folder in transformers = ours."""
-    if importlib.util.find_spec("transformers") is None:
-        raise NotApplicable("transformers is not installed")
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    if table_of(model).model_type not in CONFIG_MAPPING:
-        raise NotApplicable("transformers has no such model")
-    model = double(model)
-    ids = random_ids(model, (2, min(24, _context(model))))
-    with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, Path(folder), end_id=0)
-        library = AutoModelForSeq2SeqLM if reads_a_source(model) else AutoModelForCausalLM
-        reference = as_exact_as_weights(library.from_pretrained(folder, dtype=torch.float64).eval())
-    if reads_a_source(model):
-        source = ids.flip(1)
-        ours, theirs = model(source, ids), reference(input_ids=source, decoder_input_ids=ids).logits
-    else:
-        ours, theirs = model(ids), reference(ids, attention_mask=torch.ones_like(ids)).logits
-    (ours.logsumexp(-1).sum()).backward()
-    (theirs.logsumexp(-1).sum()).backward()
-    gradient = model.token_embedding.weight.grad
-    return [("logits", ours, theirs), ("embedding gradient", gradient, reference.get_input_embeddings().weight.grad)]
-
-
 def resumed_equals_uninterrupted(model: nn.Module) -> Pairs:
     """Training stopped and resumed from its checkpoint = never stopped: weights and optimizer, bit for bit."""
-    batch = with_source(model, _random_batch(model, rows=2))
+    batch = with_source(model, random_batch(model, rows=2))
     return resumed_as_uninterrupted(model, objective_of(model), batch, dims=1)
 
 
@@ -282,25 +251,6 @@ CONTRACTS = (
     Contract(name="resumed = uninterrupted", bound=EQUAL_BITS, pairs=resumed_equals_uninterrupted),
     Contract(name="reference", bound=ROUNDING, pairs=equals_reference),
 )
-
-
-def double(model: nn.Module) -> Any:
-    """A copy in float64 and in evaluation mode."""
-    return copy.deepcopy(model).double().eval().requires_grad_(True)
-
-
-def _context(model: Any) -> int:
-    return model.config.context_length
-
-
-def random_ids(model: Any, shape: tuple[int, int]) -> Tensor:
-    """The same ones every time."""
-    return torch.randint(model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
-
-
-def _random_batch(model: nn.Module, *, rows: int) -> dict[str, Tensor]:
-    ids = random_ids(model, (rows, min(16, _context(model)) + 1))
-    return {"ids": ids[:, :-1], "targets": ids[:, 1:].clone()}
 
 
 def _gradients(

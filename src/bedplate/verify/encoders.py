@@ -17,13 +17,11 @@ from bedplate.verify.contracts import (
     EQUAL_BITS,
     ROUNDING,
     Contract,
-    NotApplicable,
     accumulated_as_whole,
-    double,
     loaded_equals_saved,
-    random_ids,
     resumed_as_uninterrupted,
 )
+from bedplate.verify.inputs import NotApplicable, context_of, double, random_ids
 from bedplate.verify.trace import Pairs, recording
 
 
@@ -44,9 +42,9 @@ def packed_equals_unpacked(model: Any) -> Pairs:
     """Texts packed into one row = each in a row of its own."""
     model = double(model)
     encoder = getattr(model, "bert", model)
-    if _context(model) < 3:
+    if context_of(model) < 3:
         raise NotApplicable("three packed texts need a context of 3 tokens")
-    lengths = [min(length, _context(model) // 3) for length in (9, 1, 5)]
+    lengths = [min(length, context_of(model) // 3) for length in (9, 1, 5)]
     ids = random_ids(model, (1, sum(lengths)))
     documents = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None]
     with torch.no_grad(), recording(encoder) as packed:
@@ -128,13 +126,9 @@ def _objective_of(model: nn.Module) -> Objective:
     return Masked() if hasattr(model, "masked_head") else Squares()
 
 
-def _context(model: Any) -> int:
-    return model.config.context_length
-
-
 def _padded(model: Any) -> dict[str, Tensor]:
     """Rows of different lengths. Id 0 fills up, and nothing else, for transformers takes no gradient from it."""
-    width = min(13, _context(model))
+    width = min(13, context_of(model))
     lengths = torch.tensor([[width], [max(1, width // 2)], [1]])
     mask = torch.arange(width) < lengths
     ids = random_ids(model, (3, width)).clamp(min=min(1, model.config.vocab_size - 1)) * mask
@@ -144,7 +138,7 @@ def _padded(model: Any) -> dict[str, Tensor]:
 
 def _learned(model: Any) -> dict[str, Tensor]:
     """Four rows, of which some tokens are hidden, not equally many in each."""
-    ids = random_ids(model, (4, min(16, _context(model))))
+    ids = random_ids(model, (4, min(16, context_of(model))))
     hidden = torch.arange(ids.shape[1]) % 5 < torch.arange(1, 5)[:, None]
     batch = {"ids": ids, "targets": torch.where(hidden, ids, IGNORE), "mask": torch.ones_like(hidden)}
     if not hasattr(model, "next_sentence"):

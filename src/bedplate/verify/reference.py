@@ -1,7 +1,10 @@
-"""transformers' models as exact as their weights, so that what differs from ours is no rounding of theirs."""
+"""The contract with transformers, whose models are made as exact as their weights: what differs is no rounding."""
 
 import functools
+import importlib.util
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,8 +13,39 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from bedplate.generate.prompt import reads_a_source
+from bedplate.models import save_pretrained, table_of
 from bedplate.nn.mlp import gelu_tanh
 from bedplate.nn.position import alibi_slopes
+from bedplate.verify.inputs import NotApplicable, context_of, double, random_ids
+from bedplate.verify.trace import Pairs
+
+
+def equals_reference(model: Any) -> Pairs:
+    """Logits and input gradients of the exported folder in transformers = ours."""
+    if importlib.util.find_spec("transformers") is None:
+        raise NotApplicable("transformers is not installed")
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    if table_of(model).model_type not in CONFIG_MAPPING:
+        raise NotApplicable("transformers has no such model")
+    model = double(model)
+    ids = random_ids(model, (2, min(24, context_of(model))))
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, Path(folder), end_id=0)
+        library = AutoModelForSeq2SeqLM if reads_a_source(model) else AutoModelForCausalLM
+        reference = as_exact_as_weights(library.from_pretrained(folder, dtype=torch.float64).eval())
+    if reads_a_source(model):
+        source = ids.flip(1)
+        ours, theirs = model(source, ids), reference(input_ids=source, decoder_input_ids=ids).logits
+    else:
+        ours, theirs = model(ids), reference(ids, attention_mask=torch.ones_like(ids)).logits
+    (ours.logsumexp(-1).sum()).backward()
+    (theirs.logsumexp(-1).sum()).backward()
+    gradient = model.token_embedding.weight.grad
+    return [("logits", ours, theirs), ("embedding gradient", gradient, reference.get_input_embeddings().weight.grad)]
 
 
 def as_exact_as_weights(reference: Any) -> Any:
