@@ -31,7 +31,7 @@ def test_tensor_parallel_ranks_share_their_sequences() -> None:
 
 
 def test_rows_csv_and_plots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(train, "SIZES", {"mini": MINI})
+    monkeypatch.setattr(train, "sizes", lambda: {"mini": MINI})
     monkeypatch.setattr(train, "peak_memory", lambda *_: 1.0)
     monkeypatch.setattr(train, "matrix_rate", lambda *_, **__: 0.1)
     monkeypatch.setattr(train, "_job", lambda cell, repeats: (500.0, None, 2.0, None) if cell.batch == 1 else None)
