@@ -5,6 +5,7 @@ An option counts with the sum of its tokens' log-probabilities, not divided by i
 several prompts, and the median over prompts is what is reported: a model may know a task and miss one way to ask it.
 """
 
+import copy
 import hashlib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -78,14 +79,12 @@ def option_logprobs(model: Any, prompt: Sequence[int], options: Sequence[Sequenc
     scores = []
     with evaluating(model), torch.inference_mode():
         first, state = prefill(model, [prompt], max(map(len, options)))
-        held = list(state[0].lengths)
         for option in options:
             features = first[:, None]
             if len(option) > 1:
-                rest = model.features(torch.tensor([option[:-1]], device=device), state=state)
+                own = copy.deepcopy(state)  # which need not be able to go back
+                rest = model.features(torch.tensor([option[:-1]], device=device), state=own)
                 features = torch.cat((features, rest), dim=1)
-                for layer in state:
-                    layer.truncate(held)
             logits = model.logits(features)[0]
             exact = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
             chosen = torch.tensor(option, device=device)

@@ -211,6 +211,9 @@ class _Reader:
 
     def __init__(self, model: Any, *, capacity: int) -> None:
         self._model, self._state = model, model.new_state(1, capacity=capacity)
+        if not all(layer.goes_back for layer in self._state):
+            cause = "the state of this model cannot give up tokens that were rejected"
+            raise UserError(cause, fix="decode it without speculation, or take a model with a key-value cache")
         self._device = next(model.parameters()).device
         self._held: list[int] = []
         self.capacity = capacity
