@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bedplate.nn.attend import Heads, attend
 from bedplate.nn.cache import KVCache
+from bedplate.nn.linear import Weight
 
 SourceHeads = Float[Tensor, "1 kv_heads key head_dim"]
 
@@ -102,7 +103,7 @@ class DecoderState:
 
 
 def new_decoder_state(
-    layers: int, batch: int, num_heads: int, capacity: int, head_dim: int, *, like: Tensor
+    layers: int, batch: int, num_heads: int, capacity: int, head_dim: int, *, like: Weight
 ) -> list[DecoderState]:
     """Of each layer of a decoder, with numbers of the type of `like` and where it is."""
     return [

@@ -55,6 +55,16 @@ class Quantized(nn.Module):
         """Of the matrix."""
         return torch.Size((self.codes.shape[0], self.codes.shape[1] * (2 if self.codes.dtype == torch.uint8 else 1)))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the numbers that `dense` gives, with which is computed."""
+        return torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.codes.device
+
     def dense(self, rows: Int[Tensor, " row"] | None = None) -> Float[Tensor, "_ dim"]:
         """The matrix, or some of its rows, in float32."""
         codes = self.codes if rows is None else self.codes[rows]
