@@ -25,8 +25,8 @@ SIDEWAYS = {
 }
 # Downwards, but still not allowed: who needs these is handed them.
 KEPT_APART = {("train", "objectives"), ("train", "models"), ("train", "generate"), ("objectives", "models")}
-# A model uses another one only as a part of it: user -> used.
-COMPOSED: dict[str, set[str]] = {}
+# A model uses another one only as a part of it, or is that one with fewer connections: user -> used.
+COMPOSED: dict[str, set[str]] = {"gpt3": {"gpt2"}}
 
 REFERENCES = {"transformers", "tiktoken", "diffusers", "peft", "trl", "timm", "gensim", "sentence_transformers"}
 LIBRARY = {"torch", "numpy", "safetensors", "tokenizers", "jaxtyping"}  # may be imported where a module begins

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bedplate.bench.devices import DEVICES, Device
 from bedplate.bench.plan import Job, activations, largest_micro_batch, memory, messages, mfu, plan, seconds_of_update
-from bedplate.bench.shape import PUBLISHED, Shape, find_shape, shape_of
+from bedplate.bench.shape import Shape, find_shape, shape_of
 from bedplate.errors import UserError
 from bedplate.models import build, published_sizes
 from bedplate.models.gpt2 import SIZES, Config
@@ -47,13 +47,13 @@ def test_parameters_are_those_of_the_model(name: str) -> None:
 def test_operations_are_those_of_gpt3(name: str) -> None:
     """The paper counts 6 operations a parameter, embeddings included, and leaves attention out (appendix D)."""
     operations, days = GPT3[name]
-    counted = 6 * PUBLISHED[name].parameters * 300e9
+    counted = 6 * find_shape(name).parameters * 300e9
     assert counted == pytest.approx(operations, rel=0.02)
     assert counted / 8.64e19 == pytest.approx(days, rel=0.02)
 
 
 def test_ours_counts_the_same_weights_and_attention_beside() -> None:
-    shape = PUBLISHED["gpt3"]
+    shape = find_shape("gpt3")
     assert 300e9 * shape.dense_operations() == pytest.approx(3.14e23, rel=0.02)
     assert shape.attention_operations(2048) / shape.dense_operations() == pytest.approx(0.028, rel=0.02)
 

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 
-from bedplate.bench.shape import shape_of
 from bedplate.errors import UserError
 from bedplate.models import build
 from bedplate.models.retnet import SIZES, Config, RetNet
@@ -69,11 +68,6 @@ def test_packed_documents_cannot_go_on_from_a_state() -> None:
     model(ids, state=state)
     with pytest.raises(ValueError, match="cannot go on"):
         model(ids, documents=ids, state=state)
-
-
-def test_plans_do_not_know_it() -> None:
-    with pytest.raises(UserError, match="plans know"):
-        shape_of(TINY)
 
 
 @pytest.mark.parametrize("changes", [

@@ -1,10 +1,13 @@
-"""RetNet against torchscale's formulas: logits and every gradient. An epsilon of 1e-30 shows differences of 1e-10."""
+"""RetNet against torchscale's formulas: logits and every gradient.
+
+Of its parallel form with an epsilon of 1e-30, which shows differences of 1e-10; of its recurrent form with any.
+"""
 
 from typing import Any
 
 import pytest
 import torch
-from tests.parity.torchscale import logits_of
+from tests.parity.torchscale import Form, logits_of, parallel, recurrent
 from tests.support import assert_close
 
 from bedplate.models import build, table_of
@@ -24,10 +27,11 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+@pytest.mark.parametrize(("form", "eps"), [(parallel, 1e-30), (recurrent, 1e-6), (recurrent, 0.3)])
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_logits_and_gradients(name: str, dtype: torch.dtype, bound: float) -> None:
+def test_logits_and_gradients(name: str, form: Form, eps: float, dtype: torch.dtype, bound: float) -> None:
     torch.manual_seed(0)
-    model = build(Config(**SMALL | CONFIGURATIONS[name])).to(dtype).eval()
+    model = build(Config(**SMALL | CONFIGURATIONS[name] | {"norm_eps": eps})).to(dtype).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -35,7 +39,7 @@ def test_logits_and_gradients(name: str, dtype: torch.dtype, bound: float) -> No
     actual = model(ids)
     weights = table_of(model).to_theirs(dict(model.state_dict()), model.config)
     weights = {key: tensor.clone().requires_grad_(not key.startswith("retnet")) for key, tensor in weights.items()}
-    expected = logits_of(model.config, weights, ids)
+    expected = logits_of(model.config, weights, ids, form=form)
     assert_close(actual, expected, bound=bound, name="logits")
     pull = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
     (actual * pull).sum().backward()

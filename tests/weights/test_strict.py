@@ -81,7 +81,7 @@ def test_a_truncated_file(folder: Path, keep: int) -> None:
         ({"n_head": 3}, "num_heads"),
         ({"n_layer": 0}, "num_layers"),
         ({"embd_pdrop": 0.3}, "embd_pdrop"),
-        ({"model_type": "gpt3"}, "gpt2"),
+        ({"model_type": "gpt-2"}, "gpt2"),
         ({"model_type": ["gpt2"]}, "model type"),
     ],
 )

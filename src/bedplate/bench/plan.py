@@ -173,7 +173,8 @@ def memory(job: Job) -> dict[str, float]:
 def activations(job: Job) -> float:
     """Bytes that blocks keep for their backward pass; with checkpointing, their inputs and one block's own."""
     tokens = job.sequences * job.window
-    block = tokens * job.shape.block_activations(BYTES[job.precision], stream=job.stream, split=job.split)
+    sizes = {"stream": job.stream, "length": job.window, "split": job.split}
+    block = tokens * job.shape.block_activations(BYTES[job.precision], **sizes)
     inputs = tokens * job.shape.dim * job.stream
     under_way = min(job.pipeline, job.rounds)  # micro-batches that the first ranks of a pipeline hold
     return under_way * _layers(job) * inputs + block if job.checkpointing else under_way * _layers(job) * block
@@ -273,9 +274,9 @@ def _work(job: Job) -> list[tuple[str, str, float]]:
     if device.watts:
         rows.append((f"energy, {what} (rated power, no cooling)", "kWh", hours * job.gpus * device.watts / 1000))
     saved = (job.state["weights"] + job.state["optimizer"]) * shape.parameters
-    cache = shape.cache(BYTES[job.precision]) * job.window
+    held = shape.held(BYTES[job.precision], job.window)
     rows.append(("checkpoint: weights and optimizer", "GB", saved / 1e9))
-    rows.append((f"cache when generating {job.window} tokens", "GB", cache / 1e9))
+    rows.append((f"held of {job.window} tokens when generating", "GB", held / 1e9))
     return rows
 
 

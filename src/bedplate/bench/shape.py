@@ -1,11 +1,12 @@
-"""What a decoder costs, from its sizes alone: parameters, operations, activations."""
+"""What a Transformer's decoder or a RetNet costs, from its sizes alone: parameters, operations, activations."""
 
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from bedplate.errors import UserError, nearest
-from bedplate.models import palm, published_sizes
+from bedplate.models import palm, published_sizes, retnet
+from bedplate.nn.retention import CHUNK, break_even
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,9 @@ class Shape:
         """Further operations a token when blocks make their activations again: their forward pass once more."""
         return 2 * self.num_layers * self.block_matrix + self.attention_operations(length) // 3
 
-    def block_activations(self, size: int, *, stream: int, split: int = 1) -> float:
-        """Bytes a token that one block keeps for its backward pass, without dropout and with a fused attention.
+    def block_activations(self, size: int, *, stream: int, length: int, split: int = 1) -> float:
+        """Bytes a token that one block keeps for its backward pass, without dropout and with a fused attention, which
+        keeps as much for any `length`.
 
         `size`: bytes of a number inside; `stream`: on the residual path. Where they differ (autocast), every linear
         layer keeps its own copy of its input. `split`: over how many ranks tensor parallelism divides heads and inner
@@ -106,22 +108,64 @@ class Shape:
         """Bytes a token that the backward pass of one block holds beside what was kept: gradients around its MLP."""
         return stream * 2 * self.dim + size * 2 * self.inner_dim / split
 
-    def cache(self, size: int) -> int:
-        """Bytes a token of the keys and values kept while generating, in numbers of `size` bytes."""
-        return 2 * self.num_layers * self.kv_dim * size
+    def held(self, size: int, length: int) -> int:
+        """Bytes that are held of a sequence while generating: keys and values of all tokens, of `size` bytes each."""
+        return 2 * self.num_layers * self.kv_dim * size * length
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionShape(Shape):
+    """The same of a RetNet, which runs whichever form multiplies less often."""
+
+    value_dim: int  # of all heads together
+
+    @property
+    def value_head(self) -> int:
+        """Values of one head."""
+        return self.value_dim // self.num_heads
+
+    @property
+    def block_matrix(self) -> int:
+        """Numbers in the matrices of one block: queries and keys, then values, gate and output, then the MLP."""
+        retention = 2 * self.dim * self.query_dim + 3 * self.dim * self.value_dim
+        return retention + (3 if self.gated else 2) * self.dim * self.inner_dim
+
+    def attention_operations(self, length: int) -> int:
+        """Operations a token, forward and backward, of retention over `length` tokens."""
+        pairs = min(length, break_even(self.head_dim, self.value_head))
+        return round(6 * self.num_layers * (self.query_dim + self.value_dim) * pairs)
+
+    def block_activations(self, size: int, *, stream: int, length: int, split: int = 1) -> float:
+        """Bytes a token that one block keeps for its backward pass, without dropout. No kernel is fused: scores are
+        kept, and by the chunkwise form also queries, keys and values a second time and the sum before each chunk.
+        """
+        inputs = 2 if stream == size else 5 + self.gated  # of every linear layer but two, as above
+        inside = 2 * self.query_dim + 5 * self.value_dim + (4 if self.gated else 2) * self.inner_dim
+        if length <= break_even(self.head_dim, self.value_head):
+            inside += self.num_heads * length
+        else:
+            sums = self.query_dim * self.value_head / CHUNK
+            inside += self.num_heads * CHUNK + 2 * self.query_dim + self.value_dim + sums
+        mixed = stream * self.value_dim  # before the norm of each head
+        return stream * 4 * self.dim + (size * (inputs * self.dim + inside) + mixed) / split
+
+    def held(self, size: int, length: int) -> int:
+        """Bytes that are held of a sequence while generating: a sum of 4-byte numbers at least, for any `length`."""
+        return self.num_layers * self.query_dim * self.value_head * max(size, 4)
 
 
 def plannable(config: Any) -> bool:
-    """Whether a model of ours is a Transformer's decoder alone, which is what plans know."""
+    """Whether a model of ours is a decoder alone, which is what plans know."""
     needed = ("dim", "num_layers", "num_heads", "context_length", "tied")
-    other = ("num_decoder_layers", "value_dim")  # of an encoder beside it, of retention
-    return all(hasattr(config, name) for name in needed) and not any(hasattr(config, name) for name in other)
+    return all(hasattr(config, name) for name in needed) and not hasattr(config, "num_decoder_layers")
 
 
 def shape_of(config: Any) -> Shape:
     """The shape of a model of ours, from its Config. Raises UserError for what is no decoder alone."""
     if not plannable(config):
-        raise UserError("plans know Transformers that are a decoder alone", fix="name one, such as gpt2")
+        raise UserError("plans know language models that are a decoder alone", fix="name one, such as gpt2")
+    if isinstance(config, retnet.Config):
+        return _retention_shape(config)
     rotary = hasattr(config, "rotary_base")  # such models of ours have gated MLPs, and no biases worth counting
     return Shape(
         config.dim,
@@ -140,30 +184,26 @@ def shape_of(config: Any) -> Shape:
     )
 
 
-def _gpt3(dim: int, num_layers: int, num_heads: int, head_dim: int) -> Shape:
-    return Shape(
-        dim, num_layers, num_heads=num_heads, head_dim=head_dim, mlp_dim=4 * dim, vocab_size=50257, context_length=2048
+def _retention_shape(config: retnet.Config) -> RetentionShape:
+    return RetentionShape(
+        config.dim,
+        config.num_layers,
+        num_heads=config.num_heads,
+        head_dim=config.dim // config.num_heads,
+        value_dim=config.value_dim,
+        vocab_size=config.vocab_size,
+        context_length=config.context_length,
+        mlp_dim=config.mlp_dim,
+        gated=config.mlp.startswith("gated"),
+        biases=False,
+        positions=False,
+        tied=config.tied,
     )
-
-
-# Published models that have no file of their own yet (GPT-3, table 2.1).
-PUBLISHED = {
-    "gpt3-small": _gpt3(768, 12, 12, 64),
-    "gpt3-medium": _gpt3(1024, 24, 16, 64),
-    "gpt3-large": _gpt3(1536, 24, 16, 96),
-    "gpt3-xl": _gpt3(2048, 24, 16, 128),  # the table says 24 heads, which 2,048 / 128 does not give
-    "gpt3-2.7b": _gpt3(2560, 32, 32, 80),
-    "gpt3-6.7b": _gpt3(4096, 32, 32, 128),
-    "gpt3-13b": _gpt3(5120, 40, 40, 128),  # the table says 5,140, which 40 heads of 128 do not give
-    "gpt3": _gpt3(12288, 96, 96, 128),
-}  # fmt: skip
 
 
 def find_shape(name: str, *, others: Iterable[str] = ()) -> Shape:
     """The shape of a published size; `others` are names that the caller knows, for the error that suggests one."""
     sizes = published_sizes()
-    if name in sizes:
-        return shape_of(sizes[name])
-    if name not in PUBLISHED:
-        raise UserError(f"there is no size {name!r}", fix=nearest(name, [*sizes, *PUBLISHED, *others]))
-    return PUBLISHED[name]
+    if name not in sizes:
+        raise UserError(f"there is no size {name!r}", fix=nearest(name, [*sizes, *others]))
+    return shape_of(sizes[name])

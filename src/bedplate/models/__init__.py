@@ -17,6 +17,8 @@ from bedplate.weights.gguf import write_gguf
 MODEL_TYPES = {  # model_type in config.json -> module with its checkpoint tables, `HF`: one, or one for each head
     "bloom": "bedplate.models.bloom",
     "gpt2": "bedplate.models.gpt2",
+    "gpt3": "bedplate.models.gpt3",
+    "gpt_neo": "bedplate.models.gpt3",
     "openai-gpt": "bedplate.models.gpt1",
     "bert": "bedplate.models.bert",
     "llama": "bedplate.models.llama",

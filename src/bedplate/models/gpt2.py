@@ -22,7 +22,7 @@ from bedplate.nn.cache import KVCache
 from bedplate.nn.linear import Linear, Weight, inferring, kernels, project
 from bedplate.nn.mlp import ACTIVATIONS, MLP
 from bedplate.nn.norm import LayerNorm
-from bedplate.nn.position import CAUSAL, restarting_positions, within_documents
+from bedplate.nn.position import CAUSAL, Causal, restarting_positions, within_documents
 from bedplate.weights.checkpoint import ACTIVATION_WORDS, Checkpoint, Setting
 from bedplate.weights.rules import Drop, Rename, Split, Transpose
 
@@ -76,9 +76,9 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch length dim"], *, bias: Bias, state: KVCache | None
     ) -> Float[Tensor, "batch length dim"]:
-        if state is not None and x.shape[1] == 1 and bias is CAUSAL and inferring(x):
+        if state is not None and x.shape[1] == 1 and isinstance(bias, Causal) and inferring(x):
             kernel = kernels()
-            output = kernel.one_token.one_token(self, x, state) if kernel else None
+            output = kernel.one_token.one_token(self, x, state, bias.window) if kernel else None
             if output is not None:
                 return output
         x = x + self.dropout(self.attention(self.attention_norm(x), bias=bias, state=state))  # section 2.3

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bedplate.nn.attend import Bias, Heads, attend
 from bedplate.nn.linear import inferring, kernels
-from bedplate.nn.position import CAUSAL, Alibi, Causal
+from bedplate.nn.position import Alibi, Causal
 from bedplate.nn.sequences import Sequences
 
 NewHeads = Float[Tensor, "batch kv_heads new head_dim"]
@@ -60,13 +60,14 @@ class KVCache(Sequences):
     ) -> Heads:
         """Append, then attend to everything held. A dense `bias` covers the keys of the longest sequence."""
         lengths = self.lengths
-        full = bias is None or bias == CAUSAL
-        if key.shape[2] == 1 and full and inferring(query) and max(lengths) < self.capacity:
+        symbolic = bias is None or isinstance(bias, Causal)
+        if key.shape[2] == 1 and symbolic and inferring(query) and max(lengths) < self.capacity:
             kernel = kernels()
             if kernel is not None and kernel.attend_one.fits(query, key, value, self.keys, self.rows):
                 scale = query.shape[-1] ** -0.5 if scale is None else scale
                 held = {"keys": self.keys, "values": self.values, "rows": self.rows, "lengths": lengths}
-                mixed = kernel.attend_one.attend_one(query, key, value, scale=scale, **held)
+                window = None if bias is None else bias.window
+                mixed = kernel.attend_one.attend_one(query, key, value, scale=scale, window=window, **held)
                 self.count(1)
                 return mixed
         self.append(key, value)

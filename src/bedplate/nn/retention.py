@@ -106,10 +106,14 @@ def _within_documents(factors: Factors, ages: Int[Tensor, "batch 1 chunks size"]
 
 def retain(query: Keys, key: Keys, value: Values, *, decay: Decay) -> Values:
     """Retention over whole sequences, by the form that is faster: where both multiply as often they take as long."""
-    key_dim, value_dim = key.shape[3], value.shape[3]
-    if query.shape[2] <= CHUNK + 2 * key_dim * value_dim / (key_dim + value_dim):
+    if query.shape[2] <= break_even(key.shape[3], value.shape[3]):
         return retain_parallel(query, key, value, decay=decay)
     return retain_chunkwise(query, key, value, decay=decay, sums=no_sums(key, value))[0]
+
+
+def break_even(key_dim: int, value_dim: int) -> float:
+    """Tokens up to which the parallel form multiplies less often than the chunkwise one."""
+    return CHUNK + 2 * key_dim * value_dim / (key_dim + value_dim)
 
 
 def no_sums(key: Keys, value: Values) -> Sums:

@@ -49,8 +49,9 @@ def equals_reference(model: Any) -> Pairs:
 
 
 def as_exact_as_weights(reference: Any) -> Any:
-    """transformers computes RMS norms in float32 even in a float64 model, BLOOM's softmax and slopes too, and a
-    constant of its GELU has 8 digits; with this, all are as wide as the weights. BLOOM then needs an attention mask.
+    """transformers computes RMS norms in float32 even in a float64 model, BLOOM's softmax and slopes too, and GPT-Neo's
+    scores, and a constant of BLOOM's GELU has 8 digits; with this, all are as wide as the weights. BLOOM then needs an
+    attention mask.
     """
     for module in reference.modules():
         changed: Any = module
@@ -59,9 +60,9 @@ def as_exact_as_weights(reference: Any) -> Any:
             changed.forward = functools.partial(F.rms_norm, normalized_shape=module.weight.shape, **settings)
         elif type(module).__name__ == "BloomGelu":
             changed.forward = gelu_tanh
-        elif type(module).__name__ == "BloomModel":
-            changed.build_alibi_tensor = _exact_biases
-            changed.forward = functools.partial(_with_wide_softmax, module.forward)
+        elif type(module).__name__ in ("BloomModel", "GPTNeoModel"):
+            changed.build_alibi_tensor = _exact_biases  # BLOOM's alone
+            changed.forward = functools.partial(_as_wide_as_weights, module.forward)
     return reference
 
 
@@ -73,13 +74,15 @@ def _exact_biases(
     return biases.flatten(0, 1)[:, None].to(dtype)
 
 
-class _WideSoftmax(TorchFunctionMode):
+class _Wide(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.softmax:
             return args[0].softmax(dim=-1)
+        if func is Tensor.to and args[1:] == (torch.float32,):
+            return args[0]
         return func(*args, **kwargs or {})
 
 
-def _with_wide_softmax(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-    with _WideSoftmax():
+def _as_wide_as_weights(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+    with _Wide():
         return forward(*inputs, **options)

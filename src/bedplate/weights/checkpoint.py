@@ -76,6 +76,10 @@ class Setting:
         """Our value as theirs."""
         return value if self.values is None else next(key for key, ours in self.values.items() if ours == value)
 
+    def of(self, config: Any) -> Any:
+        """Their value for this configuration of ours."""
+        return self.save(getattr(config, self.ours))
+
 
 @dataclass(frozen=True)
 class Labels(Setting):
@@ -201,7 +205,7 @@ class Checkpoint:
         """The content of config.json for our configuration."""
         head = {"model_type": self.model_type, "architectures": [self.architecture]}
         written = [setting for setting in self.settings if setting.written]
-        settings = {setting.theirs: setting.save(getattr(config, setting.ours)) for setting in written}
+        settings = {setting.theirs: setting.of(config) for setting in written}
         return head | settings | dict(self.require)
 
     def _check(self, found: Mapping[str, Entry], expected: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
@@ -251,7 +255,8 @@ class Checkpoint:
             if copy in theirs and copy not in expected:
                 if not torch.equal(theirs.pop(copy), theirs[original]):
                     cause = f"{folder}: {copy} differs from {original}, but config.json ties them"
-                    raise UserError(cause, fix='set "tie_word_embeddings": false in config.json')
+                    key = next((each.theirs for each in self.settings if each.ours == "tied"), "tie_word_embeddings")
+                    raise UserError(cause, fix=f'set "{key}": false in config.json')
 
 
 def _check_entry(name: str, entry: Entry, target: Tensor | None, folder: Path, expected: Mapping[str, Tensor]) -> None:

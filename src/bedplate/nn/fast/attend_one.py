@@ -82,12 +82,12 @@ def attend_heads(query, key, value, keys, values, output, scores, heads, stride,
 
 
 @kernel
-def _attend(addresses, strides, rows, lengths, scores, heads, kv_heads, capacity, dim, scale):
+def _attend(addresses, strides, rows, starts, lengths, scores, heads, kv_heads, capacity, dim, scale):
     query, key, value, keys, values, output = addresses
     group = heads // kv_heads
     for place in prange(len(rows) * kv_heads):
         row, head = place // kv_heads, place % kv_heads
-        held = (rows[row] * kv_heads + head) * capacity * dim * 4
+        held = ((rows[row] * kv_heads + head) * capacity + starts[row]) * dim * 4
         attend_heads(
             query + row * strides[0] + head * group * strides[1],
             key + row * strides[2] + head * strides[3],
@@ -98,7 +98,7 @@ def _attend(addresses, strides, rows, lengths, scores, heads, kv_heads, capacity
             scores.ctypes.data + place * scores.shape[1] * 4,
             group,
             strides[1],
-            lengths[row],
+            lengths[row] - starts[row],
             dim,
             scale,
         )
@@ -120,10 +120,10 @@ def fits(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, rows: Sequence
 
 def attend_one(
     query: Tensor, key: Tensor, value: Tensor, *, keys: Tensor, values: Tensor, rows: Sequence[int],
-    lengths: Sequence[int], scale: float,
+    lengths: Sequence[int], scale: float, window: int | None = None,
 ) -> Tensor:  # fmt: skip
     """Store `key` and `value` [batch kv_heads 1 dim] behind the `lengths` tokens that `rows` of the cache hold, and let
-    `query` [batch heads 1 dim] attend to all of them.
+    `query` [batch heads 1 dim] attend to all of them, or to the last `window`.
     """
     batch, heads, _, dim = query.shape
     kv_heads, capacity = keys.shape[1], keys.shape[2]
@@ -134,10 +134,15 @@ def attend_one(
     scores = scratch(batch * kv_heads, max(lengths) + 1)
     run(
         _attend, None,
-        addresses, strides, np.array(rows), np.array(lengths), scores, heads, kv_heads, capacity, dim,
-        np.float32(scale),
+        addresses, strides, np.array(rows), first_seen(lengths, window), np.array(lengths), scores, heads, kv_heads,
+        capacity, dim, np.float32(scale),
     )  # fmt: skip
     return output.transpose(1, 2)
+
+
+def first_seen(lengths: Sequence[int], window: int | None) -> np.ndarray:
+    """Place of the first token that the one after so many sees."""
+    return np.array([0 if window is None else max(0, length + 1 - window) for length in lengths])
 
 
 def scratch(heads: int, length: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from bedplate.nn.fast.attend_one import attend_heads, scratch
+from bedplate.nn.fast.attend_one import attend_heads, first_seen, scratch
 from bedplate.nn.fast.compiled import inline, kernel, run
 from bedplate.nn.fast.few_rows import BLOCKS, offset_groups, outputs_of_block
 from bedplate.nn.fast.lanes import add, divide, exponential, load, multiply_add, spread, store, total, zeros
@@ -66,23 +66,25 @@ def _normalize_rows(x, output, offsets, count, dim, weight, bias, eps, grouped):
 
 
 @inline
-def _attend(wide, mixed, keys, values, capacity, rows, lengths, scores, place, heads, kv_heads, head_dim, scale):
+def _attend(
+    wide, mixed, keys, values, capacity, rows, starts, lengths, scores, place, heads, kv_heads, head_dim, scale
+):
     """The heads of one sequence that share keys and values, from query, key and value side by side in `wide`."""
     row, head, group = place // kv_heads, place % kv_heads, heads // kv_heads
-    held = (rows[row] * kv_heads + head) * capacity * head_dim * 4
+    held = ((rows[row] * kv_heads + head) * capacity + starts[row]) * head_dim * 4
     query = wide + row * (heads + 2 * kv_heads) * head_dim * 4 + head * group * head_dim * 4
     key = wide + row * (heads + 2 * kv_heads) * head_dim * 4 + (heads + head) * head_dim * 4
     value, output = key + kv_heads * head_dim * 4, mixed + (row * heads + head * group) * head_dim * 4
     own, stride = scores.ctypes.data + place * scores.shape[1] * 4, head_dim * 4
-    attend_heads(
-        query, key, value, keys + held, values + held, output, own, group, stride, lengths[row], head_dim, scale
-    )
+    seen = lengths[row] - starts[row]
+    attend_heads(query, key, value, keys + held, values + held, output, own, group, stride, seen, head_dim, scale)
 
 
 @kernel
 def _block(
-    x, spare, numbers, eps, joint, out, up, down, kind, grouped, keys, values, capacity, rows, lengths, scores, scale
-):
+    x, spare, numbers, eps, joint, out, up, down, kind, grouped, keys, values, capacity, rows, starts, lengths, scores,
+    scale,
+):  # fmt: skip
     """x [row dim] becomes the output of the block; `spare` has room for what lies between."""
     count = len(rows)
     first_norm, first_bias, second_norm, second_bias = numbers[0], numbers[1], numbers[2], numbers[3]
@@ -94,7 +96,9 @@ def _block(
     for block in prange(joint[-1, BLOCKS]):
         outputs_of_block(normed, offsets, wide, block, count, dim, joint, kind, FLOAT32, grouped)
     for place in prange(count * kv_heads):
-        _attend(wide, mixed, keys, values, capacity, rows, lengths, scores, place, heads, kv_heads, head_dim, scale)
+        _attend(
+            wide, mixed, keys, values, capacity, rows, starts, lengths, scores, place, heads, kv_heads, head_dim, scale
+        )
     if grouped is not None:
         offset_groups(mixed, offsets, count * all_heads)
     for block in prange(out[-1, BLOCKS]):
@@ -113,8 +117,10 @@ def _block(
     _add(x, normed, count * dim)
 
 
-def one_token(block: Any, x: Tensor, state: Any) -> Tensor | None:
-    """What the block gives for x [batch 1 dim] after what the cache holds; None where the kernel cannot compute it."""
+def one_token(block: Any, x: Tensor, state: Any, window: int | None) -> Tensor | None:
+    """What the block gives for x [batch 1 dim] after what the cache holds, of which it sees all or the last `window`
+    tokens, x among them; None where the kernel cannot compute it.
+    """
     prepared = block.__dict__.get("_prepared")
     if prepared is None or not prepared.current():
         prepared = block.__dict__["_prepared"] = Prepared(block)
@@ -128,8 +134,8 @@ def one_token(block: Any, x: Tensor, state: Any) -> Tensor | None:
     run(
         _block, type(ready.kind),
         output.data_ptr(), spare.data_ptr(), ready.numbers, ready.eps, *ready.tables, ready.kind, ready.grouped,
-        state.keys.data_ptr(), state.values.data_ptr(), state.capacity, np.array(state.rows), np.array(lengths),
-        scores, ready.scale,
+        state.keys.data_ptr(), state.values.data_ptr(), state.capacity, np.array(state.rows),
+        first_seen(lengths, window), np.array(lengths), scores, ready.scale,
     )  # fmt: skip
     state.count(1)
     return output
