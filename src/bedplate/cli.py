@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bedplate import __version__
-from bedplate.commands import chatting, evaluating, exporting, measuring, proving, serving, showing, training, using
+from bedplate.commands import (
+    auditing,
+    chatting,
+    evaluating,
+    exporting,
+    measuring,
+    proving,
+    serving,
+    showing,
+    training,
+    using,
+)
 from bedplate.errors import UserError, nearest
 
 
@@ -40,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--json", type=Path, metavar="FILE", help="also write the table here")
         return added
 
-    for module in (showing, training, using, chatting, serving, exporting, evaluating, proving, measuring):
+    for module in (showing, training, using, chatting, serving, exporting, evaluating, auditing, proving, measuring):
         module.register(command)
     return parser
 

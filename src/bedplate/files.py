@@ -44,6 +44,30 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """JSON objects, one a line; a UserError names the line that holds none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise UserError(f"{path} cannot be read ({reason})", fix="name a file of JSON lines") from error
+    if not text.strip():
+        raise UserError(f"{path} is empty", fix="write one JSON object a line")
+    lines = text.removesuffix("\n").split("\n")  # and nowhere else: texts may hold other line borders
+    return [_object(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def _object(line: str, place: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        reason = getattr(error, "msg", "nested too deep")
+        raise UserError(f"{place} is not JSON ({reason})", fix="write one object a line") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{place} is no JSON object", fix="write an object with fields")
+    return value
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically; numbers that JSON does not have become null."""
     write_text(path, json.dumps(_standard(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,13 +1,12 @@
 """Prompt templates in promptsource's form: Jinja, with `|||` between prompt and target and between answer choices."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bedplate.errors import UserError, kind_in_words
-from bedplate.files import read_json
+from bedplate.files import read_json, read_json_lines
 
 SEPARATOR = "|||"
 
@@ -54,22 +53,9 @@ def read_templates(path: Path) -> list[Template]:
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """JSON objects, one a line, each with `task`, `language` and what its templates need."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise UserError(f"{path} cannot be read ({reason})", fix="name a file of JSON lines") from error
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{path}, line {number} is not JSON ({error.msg})", fix="write one object a line"
-            ) from error
-        _check_texts(records[-1], ("task", "language"), f"{path}, line {number}")
-    if not records:
-        raise UserError(f"{path} is empty", fix="write one JSON object a line")
+    records = read_json_lines(path)
+    for number, record in enumerate(records, start=1):
+        _check_texts(record, ("task", "language"), f"{path}, line {number}")
     return records
 
 
