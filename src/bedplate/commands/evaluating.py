@@ -57,13 +57,55 @@ def rank(options: argparse.Namespace) -> int:
     return 0
 
 
+def few_shot(options: argparse.Namespace) -> int:
+    """Answer questions behind none, one or several solved examples in the prompt, as GPT-3 was evaluated."""
+    from bedplate.console import print_table, save_json
+    from bedplate.evaluate.few_shot import ask, read_examples, table
+
+    questions = read_examples(options.data)
+    pool = read_examples(options.examples) if options.examples else []
+    language_model = open_model(options.target, None)
+    answered = ask(
+        language_model, questions[: options.limit], pool or questions[options.limit or len(questions) :],
+        shots=options.shots, seeds=options.seeds, watch=_watch,
+    )  # fmt: skip
+    rows = table(answered)
+    print_table(rows, title=f"{options.target}: {len(questions[: options.limit]):,} questions")
+    save_json(options.json, {"rows": rows, "answers": [vars(each) for each in answered]})
+    return 0
+
+
+def scaling(options: argparse.Namespace) -> int:
+    """Fit a power law to the losses of runs of several sizes, and predict the largest from the others."""
+    from bedplate.console import print_table, save_json
+    from bedplate.evaluate import scaling as laws
+
+    runs = laws.read_runs(options.data, x=options.x, loss=options.loss)
+    law = laws.fit(runs, with_floor=options.floor)
+    between = laws.interval(runs, with_floor=options.floor, seed=options.seed)
+    names = ("factor", "exponent", *(("floor",) if options.floor else ()))
+    rows = [
+        {"number": name, "value": getattr(law, name), "low": between[name][0], "high": between[name][1]}
+        for name in names
+    ]
+    print_table(rows, title=f"{options.loss} = {law} of {options.x}; R^2 {law.fit:.4f}")
+    predicted = []
+    if options.hold_out:
+        found = laws.hold_out(runs, options.hold_out, with_floor=options.floor, seed=options.seed)
+        predicted = [vars(each) for each in found]
+        print()
+        print_table(predicted, title="Left out, and predicted from the smaller ones")
+    save_json(options.json, {"law": str(law), "fit": law.fit, "rows": rows, "held out": predicted})
+    return 0
+
+
 def _watch(done: int, every: int) -> None:
     if done % max(1, every // 10) == 0:
         print(f"{done:,} of {every:,} questions", file=sys.stderr, flush=True)
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Measure a model: perplexity of a text, multiple choice by likelihood."""
+    """Measure a model: perplexity, multiple choice by likelihood, tasks from examples; or fit a law of models."""
     return options.measure(options)
 
 
@@ -91,3 +133,27 @@ def register(command: Command) -> None:
     one.add_argument("--seed", type=int, default=0, metavar="N", help="of drawing (default: 0)")
     one.add_argument("--answers", type=Path, metavar="FILE", help="write every answer here, one a line")
     one.add_argument("--json", type=Path, metavar="FILE", help="also write the tables and the receipt here")
+    one = measure(few_shot, description=few_shot.__doc__)
+    one.add_argument("target", help="run, folder, shipped name (gpt2-tiny) or hub id")
+    one.add_argument("data", type=Path, help="JSON lines: context and completion, or context, options and answer")
+    one.add_argument("--shots", type=_counts, default=[0, 1], metavar="K,K", help="examples before each (default: 0,1)")
+    one.add_argument("--examples", type=Path, metavar="FILE", help="draw them here (default: from the other questions)")
+    one.add_argument("--seeds", type=positive, default=1, metavar="N", help="times that they are drawn (default: 1)")
+    one.add_argument("--limit", type=positive, metavar="N", help="ask the first N questions (default: all)")
+    one.add_argument("--json", type=Path, metavar="FILE", help="also write the table and every answer here")
+    one = measure(scaling, description=scaling.__doc__)
+    one.add_argument("data", type=Path, help="CSV with a header and a row for each run")
+    one.add_argument("--x", default="parameters", metavar="COLUMN", help="what grows (default: parameters)")
+    one.add_argument("--loss", default="loss", metavar="COLUMN", help="what falls (default: loss)")
+    one.add_argument("--floor", action="store_true", help="let the law end in a loss that no size goes below")
+    one.add_argument("--hold-out", type=positive, metavar="N", help="predict the N largest sizes from the others")
+    one.add_argument("--seed", type=int, default=0, metavar="N", help="of drawing (default: 0)")
+    one.add_argument("--json", type=Path, metavar="FILE", help="also write the table here")
+
+
+def _counts(words: str) -> list[int]:
+    """Numbers from 0 up, with commas between."""
+    counts = [int(word) for word in words.split(",")]
+    if min(counts) < 0:
+        raise argparse.ArgumentTypeError(f"{min(counts)} is below 0")
+    return counts
