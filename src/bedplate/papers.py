@@ -121,6 +121,8 @@ PAPERS = (
         row="D6", system="GPT-3", sources=("Brown et al. 2020, arXiv 2005.14165",),
         works_when="banded sparse attention, few-shot, contamination, scaling fit",
         peer="lm-eval (decontamination is broken)",
+        state="working", model="models.gpt3", objective="objectives.next_token", recipes="recipes.gpt3",
+        experiment="experiments.gpt3", page="papers/gpt3.md",
     ),
     Paper(
         row="D7", system="T5, mT5, Flan-T5",

@@ -24,8 +24,9 @@ FIXED = (
     "model.norm_eps", "model.scale_by_head_dim", "model.scale_by_layer", "model.activation", "model.mlp_dim",
     "model.tied", "model.num_segments", "model.attention_dropout", "model.task_dropout", "model.residual_after_norm",
     "model.mlp", "model.num_buckets", "model.max_distance", "model.scale_output", "model.scale_embedding",
-    "model.head_dim", "model.value_dim", "model.decay", "model.rotary_base", "model.stretch", "model.attention_bias",
-    "model.mlp_bias", "optimizer.layer_decay", "data.density", "data.mean_span",
+    "model.window", "model.pattern", "model.head_dim", "model.value_dim", "model.decay", "model.rotary_base",
+    "model.stretch", "model.attention_bias", "model.mlp_bias", "optimizer.layer_decay", "data.density",
+    "data.mean_span",
 )  # fmt: skip
 EXAMPLES = {int: ", such as 200", float: ", such as 1e-3"}
 
