@@ -2,17 +2,17 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tests.generate.tiny import random_model, tokenizer
+from tests.generate.tiny import random_model, reciting_model, tokenizer
 
 from bedplate.cli import main
 from bedplate.errors import UserError
 from bedplate.evaluate import few_shot
-from bedplate.evaluate.few_shot import NORMALIZATIONS, Example, ask, f1, normal, prompt_of, read_examples, table
+from bedplate.evaluate.few_shot import NORMALIZATIONS, Example, ask, prompt_of, read_examples, table
+from bedplate.evaluate.free_form import exact_match, line_ends, overlap
 from bedplate.language_model import LanguageModel
 
 COLORS = [Example(context=f"{n} is", answer="red", options=("red", "blue")) for n in range(6)]
@@ -94,26 +94,21 @@ def test_more_examples_than_there_are() -> None:
         ask(language_model(), COLORS, shots=[6])
 
 
-def test_free_form_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert normal("The  Cat, a hat!") == "cat hat" and f1("the big cat", "a cat") == pytest.approx(2 / 3)
-    assert f1("", "") == 1.0 and f1("dog", "cat") == 0.0
-    asked: dict[str, Any] = {}
+def test_free_form_answers_are_compared_by_words() -> None:
+    assert exact_match("The  Cat, a hat!", "cat hat") and overlap("the big cat", "a cat") == pytest.approx(2 / 3)
+    assert overlap("", "") == 1.0 and overlap("dog", "cat") == 0.0
 
-    def search(prompt: str, **options: Any) -> Any:
-        asked.update(options, prompt=prompt)
-        return SimpleNamespace(text=" 143\nQ: What")
 
-    ours = language_model()
-    monkeypatch.setattr(LanguageModel, "search", lambda self, prompt, **options: search(prompt, **options))
-    (found,) = ask(
-        ours,
-        [Example(context="Q: What is 98 plus 45?\n\nA:", answer="143")],
-        [Example(context="a", answer="b")],
-        shots=[1],
-    )
-    assert found.right == {"exact match": 1.0, "F1": 1.0}
-    assert asked["prompt"] == "a b\n\nQ: What is 98 plus 45?\n\nA:"
-    assert (asked["width"], asked["length_penalty"]) == (4, 0.6)
+def test_a_model_that_recites_answers_freely() -> None:
+    """It says "cd", then ends the line: what stands behind is not its answer. Its prompt holds the example."""
+    words = tokenizer()
+    prompt = "a b\n\nQ:"
+    ids = words.encode(prompt)
+    model = reciting_model([*ids, *words.encode(" cd\n"), *words.encode("xyz" * 40)][:48])
+    ours = LanguageModel(model, words)
+    (found,) = ask(ours, [Example(context="Q:", answer="CD.")], [Example(context="a", answer="b")], shots=[1])
+    assert found.right == {"exact match": 1.0, "F1": 1.0} and found.fitted == 1
+    assert all(b"\n" in words.token_bytes(end) for end in line_ends(words)) and line_ends(words)
 
 
 def test_the_table_has_intervals_and_the_spread_of_seeds() -> None:

@@ -5,9 +5,6 @@ answer, by four readings of likelihood; without, the answer is what the model wr
 """
 
 import random
-import re
-import string
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +12,16 @@ from statistics import fmean
 from typing import Any
 
 from bedplate.errors import UserError
+from bedplate.evaluate.free_form import exact_match, line_ends, overlap, write
 from bedplate.evaluate.interval import wilson
 from bedplate.evaluate.rank import option_logprobs
 from bedplate.files import read_json_lines
+from bedplate.generate.beam import Beams, gnmt
 from bedplate.generate.prompt import reads_a_source
 
 BETWEEN = "\n\n"  # examples
 LONGEST_ANSWER = 32  # tokens that are written
-BEAMS, PENALTY = 4, 0.6  # of free-form answers (section 2.4)
+BEAMS = Beams(width=4, length_penalty=0.6, penalty=gnmt)  # of free-form answers (section 2.4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,22 +192,7 @@ def _behind(whole: Sequence[int], head: Sequence[int], apart: Sequence[int]) -> 
 
 def _write(language_model: Any, question: Example, shown: Sequence[Example]) -> dict[str, float]:
     """Exact match and F1 of the line that beams find (section 2.4)."""
-    prompt = prompt_of(question, shown)
-    found = language_model.search(prompt, width=BEAMS, length_penalty=PENALTY, max_new_tokens=LONGEST_ANSWER)
-    text = found.text.strip().partition("\n")[0]
-    return {"exact match": float(normal(text) == normal(question.answer)), "F1": f1(text, question.answer)}
-
-
-def normal(text: str) -> str:
-    """Lower case, without punctuation, articles and further white space (SQuAD's official evaluation)."""
-    plain = "".join(char for char in text.lower() if char not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
-
-
-def f1(text: str, answer: str) -> float:
-    """Of the words in common (SQuAD's official evaluation)."""
-    given, expected = normal(text).split(), normal(answer).split()
-    if not given or not expected:
-        return float(given == expected)
-    common = sum((Counter(given) & Counter(expected)).values())
-    return 2 * common / (len(given) + len(expected))
+    tokenizer = language_model.tokenizer
+    ids = tokenizer.encode(prompt_of(question, shown))
+    text = write(language_model, ids, max_new_tokens=LONGEST_ANSWER, beams=BEAMS, ends=line_ends(tokenizer))
+    return {"exact match": float(exact_match(text, question.answer)), "F1": overlap(text, question.answer)}
